@@ -1,0 +1,78 @@
+"""Every error that the pipeline raises on purpose.
+
+PipelineError
+├── TransientError        try again later: rate limit, time-out, connection, 5xx, deadlock, restart
+├── PermanentError        this input will never work
+│   ├── InputError        what a person gave is wrong; says what and what to do (code INVALID_INPUT)
+│   │   ├── EmptyFileError    the file has no header or no data record (EMPTY_FILE)
+│   │   ├── DuplicateError    the same bytes were loaded already (DUPLICATE_ENTRY)
+│   │   └── NotFoundError     no such project, job, window (RESOURCE_NOT_FOUND)
+│   └── ConflictError     the thing is in a state that does not allow this (JOB_ALREADY_RUNNING)
+└── FatalError            stops the whole job: refused key, unknown model, no credit, unreadable file
+"""
+
+
+class PipelineError(Exception):
+    """Anything the pipeline says about its work. The message is made for the person who reads it."""
+
+    code = "PIPELINE_ERROR"
+
+
+class TransientError(PipelineError):
+    """Try again later. `retry_after` is in seconds, None where nobody said how long to wait."""
+
+    code = "TRANSIENT"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(PipelineError):
+    """This input will never work."""
+
+    code = "PERMANENT"
+
+
+class InputError(PermanentError):
+    """What a person gave is wrong. The message says what is wrong and what to do."""
+
+    code = "INVALID_INPUT"
+
+
+class EmptyFileError(InputError):
+    """A file without a header or without a data record."""
+
+    code = "EMPTY_FILE"
+
+
+class DuplicateError(InputError):
+    """The same thing was given before; `job_id` names the earlier job."""
+
+    code = "DUPLICATE_ENTRY"
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class NotFoundError(InputError):
+    """There is no such project, job, record or window."""
+
+    code = "RESOURCE_NOT_FOUND"
+
+
+class ConflictError(PermanentError):
+    """The thing is in a state that does not allow what was asked; `job_id` names the job in the way."""
+
+    code = "JOB_ALREADY_RUNNING"
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class FatalError(PipelineError):
+    """No record of this job can succeed until somebody changes something."""
+
+    code = "FATAL"

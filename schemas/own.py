@@ -1,0 +1,245 @@
+"""The pipeline's own tables, beside those of the reference: the ledger of work and what results carry along."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from schemas.base import Base, CreatedMoment, Cuid, Moment
+
+_ZERO = text("0")
+_EMPTY = text("'{}'::jsonb")
+
+
+class Upload(Base):
+    """A file as it was submitted, kept in storage."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index("idx_uploads_project_sha256", "project_id", "sha256"),)
+
+    id: Mapped[Cuid] = mapped_column(primary_key=True)
+    project_id: Mapped[Cuid] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    file_name: Mapped[str] = mapped_column(String)
+    storage_key: Mapped[str] = mapped_column(String)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[CreatedMoment]
+
+
+class WorkJob(Base):
+    """What a job of either reference table is to do: its options, and the job that it follows."""
+
+    __tablename__ = "work_jobs"
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(ingest_job_id, analytics_job_id) = 1", name="one_job"),
+        CheckConstraint("job_id = coalesce(ingest_job_id, analytics_job_id)", name="same_id"),
+        # An ingest job is followed by one analysis, however often its last message is delivered.
+        UniqueConstraint("follows_job_id"),
+    )
+
+    job_id: Mapped[Cuid] = mapped_column(primary_key=True)
+    ingest_job_id: Mapped[Cuid | None] = mapped_column(
+        ForeignKey("ingest_jobs.id", ondelete="CASCADE"), unique=True
+    )
+    analytics_job_id: Mapped[Cuid | None] = mapped_column(
+        ForeignKey("analytics_jobs.id", ondelete="CASCADE"), unique=True
+    )
+    upload_id: Mapped[Cuid | None] = mapped_column(ForeignKey("uploads.id", ondelete="SET NULL"))
+    follows_job_id: Mapped[Cuid | None] = mapped_column(
+        ForeignKey("work_jobs.job_id", ondelete="SET NULL")
+    )
+    options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
+    created_at: Mapped[CreatedMoment]
+
+
+class WorkStage(Base):
+    """One stage of a job: how much there is and how much of it is done, in records."""
+
+    __tablename__ = "work_stages"
+
+    job_id: Mapped[Cuid] = mapped_column(
+        ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True
+    )
+    stage: Mapped[str] = mapped_column(String, primary_key=True)
+    # What every chunk of the stage needs to know: the header and delimiter of a file, a guidelines hash.
+    context: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
+    chunk_count: Mapped[int] = mapped_column(server_default=_ZERO)
+    ended_chunk_count: Mapped[int] = mapped_column(server_default=_ZERO)
+    failed_chunk_count: Mapped[int] = mapped_column(server_default=_ZERO)
+    total_count: Mapped[int] = mapped_column(BigInteger, server_default=_ZERO)
+    done_count: Mapped[int] = mapped_column(BigInteger, server_default=_ZERO)
+    failed_count: Mapped[int] = mapped_column(BigInteger, server_default=_ZERO)
+    queued_at: Mapped[CreatedMoment]
+    planned_at: Mapped[Moment | None]
+    ended_at: Mapped[Moment | None]
+
+
+class WorkChunk(Base):
+    """The ledger: one unit of work. Number 0 of a stage is its planning, the rest are its chunks."""
+
+    __tablename__ = "work_chunks"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["job_id", "stage"], ["work_stages.job_id", "work_stages.stage"], ondelete="CASCADE"
+        ),
+        # The sweeper looks at unfinished chunks only, however many finished ones there are.
+        Index(
+            "idx_work_chunks_unfinished",
+            "job_id",
+            "stage",
+            "number",
+            postgresql_where=text("state IN ('PENDING', 'LEASED')"),
+        ),
+    )
+
+    job_id: Mapped[Cuid] = mapped_column(primary_key=True)
+    stage: Mapped[str] = mapped_column(String, primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    # A byte range of the upload, or a range of record ids.
+    span: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
+    state: Mapped[str] = mapped_column(String, server_default="PENDING")
+    # Counts claims for good: the claim's own number fences its completion.
+    fence: Mapped[int] = mapped_column(server_default=_ZERO)
+    # Claims that count against the chunk; waiting for a service that is down uses up none.
+    attempts: Mapped[int] = mapped_column(server_default=_ZERO)
+    leased_by: Mapped[str | None] = mapped_column(String)
+    leased_until: Mapped[Moment | None]
+    not_before: Mapped[Moment | None]
+    published_at: Mapped[Moment | None]
+    publications: Mapped[int] = mapped_column(server_default=_ZERO)
+    record_count: Mapped[int] = mapped_column(server_default=_ZERO)
+    done_count: Mapped[int] = mapped_column(server_default=_ZERO)
+    failed_count: Mapped[int] = mapped_column(server_default=_ZERO)
+    skipped: Mapped[dict[str, int]] = mapped_column(JSONB, server_default=_EMPTY)
+    error: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[Moment | None]
+    ended_at: Mapped[Moment | None]
+
+
+class RecordIdentity(Base):
+    """Who came first: one row per (project, type, identity), so that no record is stored twice.
+
+    Rows go with their record by a statement trigger on data_records (see the baseline migration):
+    a foreign key would be checked once per loaded row.
+    """
+
+    __tablename__ = "record_identities"
+    __table_args__ = (Index("idx_record_identities_record", "record_id"),)
+
+    # The first 16 bytes of a SHA-256 over project, type and identity.
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    record_id: Mapped[Cuid]
+
+
+class RecordFailure(Base):
+    """A record that a stage could not work on, with the reason; `retry` takes it up again."""
+
+    __tablename__ = "record_failures"
+
+    job_id: Mapped[Cuid] = mapped_column(
+        ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True
+    )
+    stage: Mapped[str] = mapped_column(String, primary_key=True)
+    record_id: Mapped[Cuid] = mapped_column(
+        ForeignKey("data_records.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    code: Mapped[str] = mapped_column(String)
+    message: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[CreatedMoment]
+
+
+class GuidelinesText(Base):
+    """The text and rules found in a guidelines PDF, kept by the PDF's hash so that it is read once."""
+
+    __tablename__ = "guidelines_texts"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    rules: Mapped[list[str]] = mapped_column(JSONB)
+    created_at: Mapped[CreatedMoment]
+
+
+class Alignment(Base):
+    """The score behind `alignmentAnalysis` and where it comes from."""
+
+    __tablename__ = "alignments"
+    __table_args__ = (
+        CheckConstraint("score BETWEEN 0 AND 100", name="score"),
+        Index("idx_alignments_score", "score"),
+    )
+
+    record_id: Mapped[Cuid] = mapped_column(
+        ForeignKey("data_records.id", ondelete="CASCADE"), primary_key=True
+    )
+    score: Mapped[int]
+    report: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    provider: Mapped[str] = mapped_column(String)
+    llm_model: Mapped[str] = mapped_column(String)
+    prompt_version: Mapped[str] = mapped_column(String)
+    guidelines_sha256: Mapped[str] = mapped_column(String(64))
+    input_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    cost_usd: Mapped[float | None] = mapped_column(Float(53))
+    job_id: Mapped[Cuid | None]
+    created_at: Mapped[CreatedMoment]
+
+
+class BonusStanding(Base):
+    """One person's counts and tier in a bonus window."""
+
+    __tablename__ = "bonus_standings"
+
+    window_id: Mapped[UUID] = mapped_column(
+        ForeignKey("bonus_windows.id", ondelete="CASCADE"), primary_key=True
+    )
+    person: Mapped[str] = mapped_column(String, primary_key=True)
+    name: Mapped[str | None] = mapped_column(String)
+    task_count: Mapped[int]
+    feedback_count: Mapped[int]
+    task_progress: Mapped[int | None]
+    feedback_progress: Mapped[int | None]
+    task_progress_tier2: Mapped[int | None]
+    feedback_progress_tier2: Mapped[int | None]
+    tier: Mapped[int]
+
+
+class BonusTotal(Base):
+    """A bonus window's totals, records without a person included."""
+
+    __tablename__ = "bonus_totals"
+
+    window_id: Mapped[UUID] = mapped_column(
+        ForeignKey("bonus_windows.id", ondelete="CASCADE"), primary_key=True
+    )
+    task_count: Mapped[int]
+    feedback_count: Mapped[int]
+    person_count: Mapped[int]
+    computed_at: Mapped[CreatedMoment]
+    frozen_at: Mapped[Moment | None]
+
+
+class ApiToken(Base):
+    """A bearer token; only its SHA-256 is stored."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[Cuid] = mapped_column(primary_key=True)
+    profile_id: Mapped[UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[CreatedMoment]
+    revoked_at: Mapped[Moment | None]
