@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     max_record_bytes: int = Field(default=4 * 1024**2, ge=1)
     # Records a vectorize or analyze chunk: about a second of work for the local model.
     embed_batch: int = Field(default=128, ge=1)
-    ai_concurrency: int = Field(default=0, ge=0, description="worker processes of the AI stages; 0: one a core")
+    ai_concurrency: int = Field(
+        default=0, ge=0, description="worker processes of the AI stages; 0: one a core"
+    )
     lease_seconds: int = Field(default=120, ge=1)
     # Chunks of one job that are on the queue at a time, so that a large job does not hold up a small one.
     publish_window: int = Field(default=16, ge=1)

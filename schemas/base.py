@@ -28,6 +28,4 @@ class Base(DeclarativeBase):
 Cuid = Annotated[str, mapped_column(Text)]
 UtcTimestamp = Annotated[datetime, mapped_column(TIMESTAMP(timezone=False), server_default=UTC_NOW)]
 Moment = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True))]
-CreatedMoment = Annotated[
-    datetime, mapped_column(TIMESTAMP(timezone=True), server_default=text("now()"))
-]
+CreatedMoment = Annotated[datetime, mapped_column(TIMESTAMP(timezone=True), server_default=text("now()"))]

@@ -1,4 +1,4 @@
-"""The pipeline's own tables, beside those of the reference: the ledger of work and what results carry along."""
+"""The pipeline's own tables beside the reference: the ledger of work and what results carry along.
 
 from typing import Any
 from uuid import UUID
@@ -59,9 +59,7 @@ class WorkJob(Base):
         ForeignKey("analytics_jobs.id", ondelete="CASCADE"), unique=True
     )
     upload_id: Mapped[Cuid | None] = mapped_column(ForeignKey("uploads.id", ondelete="SET NULL"))
-    follows_job_id: Mapped[Cuid | None] = mapped_column(
-        ForeignKey("work_jobs.job_id", ondelete="SET NULL")
-    )
+    follows_job_id: Mapped[Cuid | None] = mapped_column(ForeignKey("work_jobs.job_id", ondelete="SET NULL"))
     options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
     created_at: Mapped[CreatedMoment]
 
@@ -71,9 +69,7 @@ class WorkStage(Base):
 
     __tablename__ = "work_stages"
 
-    job_id: Mapped[Cuid] = mapped_column(
-        ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True
-    )
+    job_id: Mapped[Cuid] = mapped_column(ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True)
     stage: Mapped[str] = mapped_column(String, primary_key=True)
     # What every chunk of the stage needs to know: the header and delimiter of a file, a guidelines hash.
     context: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
@@ -150,9 +146,7 @@ class RecordFailure(Base):
 
     __tablename__ = "record_failures"
 
-    job_id: Mapped[Cuid] = mapped_column(
-        ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True
-    )
+    job_id: Mapped[Cuid] = mapped_column(ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True)
     stage: Mapped[str] = mapped_column(String, primary_key=True)
     record_id: Mapped[Cuid] = mapped_column(
         ForeignKey("data_records.id", ondelete="CASCADE"), primary_key=True, index=True
