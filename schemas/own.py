@@ -1,4 +1,4 @@
-"""The pipeline's own tables beside the reference: the ledger of work and what results carry along.
+"""The pipeline's own tables beside the reference: the ledger of work and what results carry along."""
 
 from typing import Any
 from uuid import UUID
