@@ -1,1 +1,5 @@
-"""Placeholder docstring."""
+"""The command-line door: parse, call one function of `pipeline` or publish one task, show the answer."""
+
+from cli.main import main
+
+__all__ = ["main"]

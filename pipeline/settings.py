@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     broker_url: str = ""
     storage_url: str = ""
     home: Path = Path("~/.opspipe")
+    # False for tests and demonstrations: the embedded servers do not wait for the disk.
+    durable: bool = True
     secret_key: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)

@@ -1,0 +1,43 @@
+"""`GET /api/status`: whether the parts are there. Open to everybody, so it tells nothing else."""
+
+from datetime import UTC, datetime
+
+from flask import Blueprint, Response, jsonify
+from sqlalchemy import text
+
+from pipeline.database import transaction
+from pipeline.errors import PipelineError
+from tasks.workers import count_workers
+
+blueprint = Blueprint("status", __name__)
+
+
+@blueprint.get("/api/status")
+def status() -> tuple[Response, int]:
+    """Answer 200 where database and broker answer, 503 where one does not."""
+    database, (broker, workers) = _database_answers(), _broker_answers()
+    is_up = database and broker
+    body = {
+        "status": "ok" if is_up else "down",
+        "database": "ok" if database else "down",
+        "broker": "ok" if broker else "down",
+        "workers": workers,
+        "timestamp": datetime.now(UTC).isoformat(),
+    }
+    return jsonify(body), 200 if is_up else 503
+
+
+def _database_answers() -> bool:
+    try:
+        with transaction() as session:
+            session.execute(text("SELECT 1"))
+    except PipelineError:
+        return False
+    return True
+
+
+def _broker_answers() -> tuple[bool, int]:
+    try:
+        return True, count_workers()
+    except OSError:  # kombu's connection errors are kinds of it
+        return False, 0

@@ -1,0 +1,73 @@
+"""Celery's settings. Why each is as it is: docs/decisions/0002-queue.md.
+
+Read when Celery first needs them, not at import of the application: with no broker URL set, reading them
+starts or joins the embedded broker.
+"""
+
+from kombu import Queue
+
+from beat_schedule import SCHEDULE
+from pipeline.servers import endpoints
+from pipeline.settings import get_settings
+
+_HARD_LIMIT_SECONDS = 3600
+_is_amqp = get_settings().broker_url.startswith("amqp")
+
+broker_url = endpoints().broker_url
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # the default gives up after 100
+
+# The ledger decides when a stage is over, so results are nobody's business.
+result_backend = None
+task_ignore_result = True
+
+accept_content = ["json"]
+task_serializer = "json"
+
+# A message stays on the queue until its chunk's outcome is on the ledger, whoever dies in between.
+task_acks_late = True
+task_reject_on_worker_lost = True
+worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = True
+
+task_soft_time_limit = _HARD_LIMIT_SECONDS - 60
+task_time_limit = _HARD_LIMIT_SECONDS
+
+worker_soft_shutdown_timeout = 5.0
+worker_enable_soft_shutdown_on_idle = True
+worker_max_tasks_per_child = 2000
+worker_send_task_events = True
+task_send_sent_event = True
+worker_hijack_root_logger = True
+
+timezone = get_settings().timezone
+enable_utc = True
+
+task_default_queue = "schedule"
+task_create_missing_queues = False
+_queue_names = ("ingest", "vectorize", "analyze", "schedule")
+task_routes = {f"{name}.*": {"queue": name} for name in _queue_names}
+
+if _is_amqp:
+    task_default_queue_type = "quorum"
+    # A countdown on a direct exchange blocks the worker; on a topic exchange it does not.
+    task_default_exchange_type = "topic"
+    broker_transport_options = {"confirm_publish": True}
+    task_queues = [
+        Queue(name, routing_key=name, queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 100})
+        for name in _queue_names
+    ]
+else:
+    task_queues = [Queue(name, routing_key=name) for name in _queue_names]
+    broker_transport_options = {
+        "visibility_timeout": 2 * _HARD_LIMIT_SECONDS,
+        # Messages of a worker that died come back within seconds, not minutes.
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_keepalive": True,
+        "socket_timeout": 30,
+        "global_keyprefix": "opspipe:",
+    }
+
+beat_schedule = SCHEDULE
+beat_max_loop_interval = 5

@@ -1,0 +1,114 @@
+"""`opspipe db`, `settings`, `token`, `doctor`: looking after the installation."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import database
+from cli.output import JsonOption, console, print_json, print_table
+from pipeline.database import get_engine
+from pipeline.doctor import diagnose
+from pipeline.migrations import check as check_drift
+from pipeline.migrations import upgrade as upgrade_schema
+from pipeline.probe import probe_models
+from pipeline.system_settings import KNOWN, list_settings, write_setting
+from pipeline.tokens import create_token, list_tokens, revoke_token
+from tasks.workers import count_workers
+
+database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
+settings_app = typer.Typer(no_args_is_help=True, help="What can be changed while the system runs.")
+token_app = typer.Typer(no_args_is_help=True, help="Bearer tokens of the API.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module that stand by themselves."""
+    app.command()(doctor)
+
+
+@database_app.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the database to the newest revision."""
+    console.print(f"the database is at revision {upgrade_schema(get_engine())}")
+
+
+@database_app.command("check")
+def db_check() -> None:
+    """Compare the database with the models; any difference is an error."""
+    drift = check_drift(get_engine())
+    for line in drift:
+        console.print(line, markup=False, highlight=False)
+    if drift:
+        raise typer.Exit(1)
+    console.print("the database is as the models say")
+
+
+@settings_app.command("list")
+def settings_list(*, as_json: JsonOption = False) -> None:
+    """Show every setting; of a secret only whether it is set."""
+    with database() as session:
+        values = list_settings(session)
+    if as_json:
+        print_json(values)
+        return
+    print_table(
+        ("setting", "value", "what it is"), ((key, values[key], KNOWN[key].description) for key in KNOWN)
+    )
+
+
+@settings_app.command("set")
+def settings_set(key: str, value: str) -> None:
+    """Change a setting for all processes; it takes effect at the next chunk."""
+    with database() as session:
+        write_setting(session, key, value)
+    console.print(f"{key} is set")
+
+
+@settings_app.command("test")
+def settings_test() -> None:
+    """Call the configured models once each."""
+    with database() as session:
+        answers = probe_models(session)
+    for answer in answers:
+        console.print(answer, highlight=False, markup=False)
+
+
+@token_app.command("create")
+def token_create(email: str, *, name: Annotated[str, typer.Option(help="What it is for.")] = "token") -> None:
+    """Make a token for a user; it is shown this once."""
+    with database() as session:
+        console.print(create_token(session, email=email, name=name), highlight=False)
+
+
+@token_app.command("list")
+def token_list(*, as_json: JsonOption = False) -> None:
+    """List the tokens."""
+    with database() as session:
+        tokens = list_tokens(session)
+    if as_json:
+        print_json(tokens)
+        return
+    print_table(
+        ("id", "name", "user", "role", "created", "revoked"),
+        ((t.id, t.name, t.email, t.role, t.created_at, t.revoked_at) for t in tokens),
+    )
+
+
+@token_app.command("revoke")
+def token_revoke(token_id: str) -> None:
+    """Revoke a token at once."""
+    with database() as session:
+        revoke_token(session, token_id)
+    console.print(f"token {token_id} is revoked")
+
+
+def doctor(*, as_json: JsonOption = False) -> None:
+    """Look at every part and say what to do; exit 0 only if all is well."""
+    findings = diagnose(count_workers)
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            mark = "[green]ok  [/]" if finding.is_well else "[red]BAD [/]"
+            console.print(f"{mark} {finding.part:<10} {finding.message}", highlight=False, soft_wrap=True)
+    if not all(finding.is_well for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,114 @@
+"""`opspipe ingest` and `check`: batches on their way in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from cli.common import database, prepare_database
+from cli.output import console, errors
+from cli.progress import describe, describe_skipped, watch_job
+from cli.services import some_workers
+from pipeline.analyze import require_guidelines
+from pipeline.errors import InputError
+from pipeline.ingest.submit import submit_csv
+from pipeline.jobs import JobView
+from pipeline.projects import ensure_project
+from schemas.enums import JobStatus, RecordType
+from schemas.options import IngestOptions
+from tasks import publish
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(ingest)
+
+
+def ingest(
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE...")
+    ],
+    *,
+    project: Annotated[str, typer.Option(help="Project that gets the records; made if missing.")],
+    record_type: Annotated[
+        RecordType, typer.Option("--type", case_sensitive=False, help="What rows are by default.")
+    ],
+    keywords: Annotated[
+        str, typer.Option(help="Keep only rows whose content has one of these, comma-separated.")
+    ] = "",
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", metavar="TARGET=COLUMN", help="Take a value from a column.")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="The file's encoding, where it is not UTF-8.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="The file's delimiter, where it is not to be detected.")
+    ] = None,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Vectorize after loading.")] = True,
+    analyze: Annotated[bool, typer.Option("--analyze", help="Analyze after that.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Load bytes again that were loaded before.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress until the job has ended.")] = False,
+) -> None:
+    """Load CSV files into a project. With --wait, exit 0 only if every job completed."""
+    options = _options(
+        record_type=record_type,
+        keywords=tuple(word.strip() for word in keywords.split(",") if word.strip()),
+        mapping=_parse_mapping(mapping or []),
+        encoding=encoding,
+        delimiter={"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter),
+        embed=embed,
+        analyze=analyze,
+    )
+    with database() as session:
+        project_id = ensure_project(session, project).id
+        if analyze:
+            require_guidelines(session, project_id)
+    job_ids = [_submit(file, project_id, options, force=force) for file in files]
+    if not wait:
+        console.print("Follow with [bold]opspipe watch JOB[/]; jobs run while `opspipe up` does.")
+        return
+    if not all([_wait_for(job_id, follow=analyze) for job_id in job_ids]):  # noqa: C419 - every job is waited for
+        raise typer.Exit(1)
+
+
+def _options(**values: object) -> IngestOptions:
+    try:
+        return IngestOptions.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(item["msg"] for item in error.errors())) from None
+
+
+def _parse_mapping(entries: list[str]) -> dict[str, str]:
+    mapping = {}
+    for entry in entries:
+        target, separator, column = entry.partition("=")
+        if not separator or not target or not column:
+            raise InputError(f"--map takes TARGET=COLUMN, for example content=answer, not {entry!r}")
+        mapping[target] = column
+    return mapping
+
+
+def _submit(file: Path, project_id: str, options: IngestOptions, *, force: bool) -> str:
+    prepare_database()
+    with file.open("rb") as source:
+        submission = submit_csv(project_id, source, file_name=file.name, options=options, force=force)
+    publish([submission.plan])
+    console.print(f"{file.name}: job [bold]{submission.job_id}[/], {submission.size_bytes:,} bytes")
+    return submission.job_id
+
+
+def _wait_for(job_id: str, *, follow: bool) -> bool:
+    with some_workers() as on_poll:
+        views = watch_job(job_id, follow=follow, on_poll=on_poll)
+    for view in views:
+        show_outcome(view)
+    return all(view.status is JobStatus.COMPLETED for view in views)
+
+
+def show_outcome(view: JobView) -> None:
+    """Say how a job ended: on stdout where it completed, on stderr where not."""
+    target = console if view.status is JobStatus.COMPLETED else errors
+    target.print(describe(view), highlight=False, soft_wrap=True)
+    skipped = describe_skipped(view)
+    if skipped:
+        console.print(skipped, highlight=False, soft_wrap=True)

@@ -1,0 +1,102 @@
+"""`opspipe jobs`, `watch`, `cancel`, `retry`: what is running and what became of it."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import database
+from cli.ingest import show_outcome
+from cli.output import JsonOption, console, print_json, print_table
+from cli.progress import watch_job
+from cli.services import some_workers
+from pipeline.jobs import JobView, cancel_job, resolve_job, retry_job, view_jobs
+from pipeline.projects import find_project
+from pipeline.runner import publish_next
+from pipeline.settings import get_settings
+from schemas.enums import JobKind, JobStatus
+from tasks import publish
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job's id, or an unambiguous beginning of it.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (jobs, watch, cancel, retry):
+        app.command()(command)
+
+
+def jobs(
+    *,
+    project: Annotated[str | None, typer.Option(help="Only this project's jobs.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    with database() as session:
+        project_id = find_project(session, project).id if project else None
+        views = [
+            view for kind in JobKind for view in view_jobs(session, kind, project_id=project_id, limit=limit)
+        ]
+    views.sort(key=lambda view: view.created_at, reverse=True)
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        (
+            "job",
+            "kind",
+            "project",
+            "status",
+            "total",
+            "saved",
+            "skipped",
+            "analyzed",
+            "created (UTC)",
+            "error",
+        ),
+        (_row(view) for view in views),
+    )
+
+
+def _row(view: JobView) -> tuple[object, ...]:
+    is_ingest = view.kind is JobKind.INGEST
+    return (
+        view.id,
+        view.kind,
+        view.project_name,
+        view.status,
+        view.total_records,
+        view.saved_count if is_ingest else None,
+        view.skipped_count if is_ingest else None,
+        None if is_ingest else view.processed_count,
+        f"{view.created_at:%Y-%m-%d %H:%M:%S}",
+        view.error,
+    )
+
+
+def watch(job: JobArgument) -> None:
+    """Show a job's progress until it has ended; exit 0 only if it completed."""
+    with database() as session:
+        _, job_id = resolve_job(session, job)
+    with some_workers() as on_poll:
+        view = watch_job(job_id, on_poll=on_poll)[0]
+    show_outcome(view)
+    if view.status is not JobStatus.COMPLETED:
+        raise typer.Exit(1)
+
+
+def cancel(job: JobArgument) -> None:
+    """Cancel an unfinished job; what it loaded so far stays."""
+    with database() as session:
+        job_id = cancel_job(session, job)
+    console.print(f"job {job_id} is cancelled")
+
+
+def retry(job: JobArgument) -> None:
+    """Take up what is unfinished in a failed or cancelled job."""
+    with database() as session:
+        job_id = retry_job(session, job)
+    publish(publish_next(job_id, get_settings().publish_window))
+    console.print(f"job {job_id} is taken up again")

@@ -1,0 +1,50 @@
+"""`opspipe up`: everything on this machine until Ctrl-C."""
+
+import signal
+import time
+from types import FrameType
+
+import typer
+
+from cli.common import prepare_database
+from cli.output import console
+from cli.services import check_services, flower, flower_password, logs_folder, supervised, web, workers
+from pipeline.database import transaction
+from pipeline.servers import endpoints
+from pipeline.settings import get_settings
+from pipeline.tokens import ensure_first_token
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(up)
+
+
+def up() -> None:
+    """Run servers (where no URL is set), workers, beat, Flower and the API; Ctrl-C stops all of it."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    settings = get_settings()
+    with console.status("Starting the database and the broker"):
+        endpoints()
+        prepare_database()
+    with transaction() as session:
+        token = ensure_first_token(session)
+    logs, password = logs_folder(settings), flower_password(settings)
+    services = [*workers(settings, logs), flower(settings, logs, password), web(settings, logs)]
+    with supervised(services) as supervisor:
+        console.print(f"API      http://{settings.host}:{settings.port}/api/status")
+        console.print(f"Flower   http://{settings.host}:{settings.flower_port}  (admin / {password})")
+        console.print(f"Logs     {logs}")
+        if token:
+            console.print(f"Token    {token}  [dim](admin; shown this once)[/]")
+        console.print("[dim]Ctrl-C stops everything.[/]")
+        try:
+            while True:
+                time.sleep(1)
+                check_services(supervisor)
+        except KeyboardInterrupt:
+            console.print("Stopping")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

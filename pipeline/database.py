@@ -1,0 +1,94 @@
+"""Connections: one engine a process, one transaction a question. SQL lives beside the stage that needs it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pipeline.errors import TransientError
+from pipeline.servers import endpoints
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+# Classes and codes of SQLSTATE after which the same work may succeed: connection lost, transaction broken
+# by a concurrent one, resources short, server stopping or starting.
+_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
+_LOCK_NOT_AVAILABLE = "55P03"
+
+_engine: Engine | None = None
+
+
+def sqlalchemy_url(url: str) -> str:
+    """Name the psycopg 3 driver in a plain `postgresql://` URL."""
+    return "postgresql+psycopg://" + url.split("://", 1)[1]
+
+
+def make_engine(url: str) -> Engine:
+    """Make an engine whose sessions are known by name in pg_stat_activity."""
+    return create_engine(
+        sqlalchemy_url(url),
+        pool_size=2,
+        max_overflow=4,
+        pool_pre_ping=True,
+        connect_args={"application_name": "opspipe", "connect_timeout": 10},
+    )
+
+
+def get_engine() -> Engine:
+    """Give the process's engine, made at first use: from the given URL or of the embedded server."""
+    global _engine  # noqa: PLW0603 - one engine a process is the point
+    if _engine is None:
+        _engine = make_engine(endpoints().database_url)
+    return _engine
+
+
+def forget_engine() -> None:
+    """Leave the parent's connections alone after a fork: a shared one mixes up answers."""
+    global _engine  # noqa: PLW0603 - see get_engine
+    if _engine is not None:
+        _engine.dispose(close=False)
+        _engine = None
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """Open a session in one transaction: committed at the end, rolled back on any error.
+
+    Raises:
+        TransientError: the database broke or refused the transaction in a way that may pass.
+    """
+    try:
+        with Session(get_engine(), expire_on_commit=False) as session, session.begin():
+            yield session
+    except (DBAPIError, psycopg.Error) as error:
+        # COPY speaks to the driver directly, so its errors come without SQLAlchemy's wrapping.
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if is_transient(cause):
+            raise TransientError(f"the database did not finish the work: {one_line(cause)}") from error
+        raise
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Tell whether the same transaction may succeed later, by the driver's error."""
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state[:2] in _TRANSIENT_CLASSES or state == _LOCK_NOT_AVAILABLE
+
+
+def one_line(error: BaseException | None) -> str:
+    """Reduce an exception's text to its first line."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def driver_connection(session: Session) -> psycopg.Connection[Any]:
+    """Give the session's psycopg connection, inside the session's transaction, for COPY."""
+    connection: DBAPIConnection | None = session.connection().connection.driver_connection
+    if not isinstance(connection, psycopg.Connection):
+        raise TypeError(f"expected a psycopg connection, found {type(connection).__name__}")
+    return connection

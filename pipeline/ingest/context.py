@@ -1,0 +1,38 @@
+"""What every chunk of a load needs to know, kept with the stage."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
+
+from pipeline.database import transaction
+from pipeline.errors import FatalError
+from pipeline.ledger import Claim
+from schemas.own import Upload
+
+
+class LoadContext(BaseModel):
+    """The file's reading as the plan decided it, and the job's time of loading (UTC, without zone)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    project_id: str
+    file_name: str
+    storage_key: str
+    header: tuple[str, ...]
+    delimiter: str
+    encoding: str
+    loaded_at: datetime
+
+
+def find_upload(held: Claim) -> Upload:
+    """Give the upload of a claimed job.
+
+    Raises:
+        FatalError: the upload was removed.
+    """
+    with transaction() as session:
+        upload = session.scalar(select(Upload).where(Upload.id == held.upload_id))
+    if upload is None:
+        raise FatalError(f"the upload of job {held.ref.job_id} was removed: submit the file again")
+    return upload

@@ -1,0 +1,127 @@
+"""Taking a file in: stored, looked at, and put on the ledger as a job. Nothing is loaded here."""
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pipeline.ingest.rows import RowOptions, RowReader
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pipeline import ledger
+from pipeline.csvfile import inspect_head
+from pipeline.database import transaction
+from pipeline.errors import DuplicateError
+from pipeline.ids import new_cuid
+from pipeline.ledger import ChunkRef
+from pipeline.settings import get_settings
+from pipeline.storage import FileStorage, StoredFile, get_storage
+from schemas.enums import JobStatus, Stage
+from schemas.options import IngestOptions
+from schemas.own import Upload, WorkJob
+from schemas.reference import IngestJob
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that stands on the ledger and the chunk to publish for it."""
+
+    job_id: str
+    plan: ChunkRef
+    size_bytes: int
+
+
+def submit_csv(
+    project_id: str, source: BinaryIO, *, file_name: str, options: IngestOptions, force: bool = False
+) -> Submission:
+    """Store a CSV file and make the job that loads it.
+
+    Args:
+        project_id: the project that gets the records.
+        source: the file's bytes, read once from where it stands.
+        file_name: the name the user knows it by.
+        options: how to read it and what follows.
+        force: load the same bytes again.
+
+    Raises:
+        InputError: the file cannot be read as asked (see `pipeline.csvfile`) or is too large.
+        DuplicateError: the project has the same bytes already; names the job.
+    """
+    storage, upload_id = get_storage(), new_cuid()
+    stored = storage.put(f"{upload_id}.csv", source, max_bytes=get_settings().max_upload_bytes)
+    try:
+        _check_head(storage, stored, options)
+        with transaction() as session:
+            if not force:
+                _refuse_same_bytes(session, project_id, stored.sha256)
+            return _make_job(session, project_id, upload_id, stored, file_name, options)
+    except BaseException:
+        storage.delete(stored.key)
+        raise
+
+
+def _check_head(storage: FileStorage, stored: StoredFile, options: IngestOptions) -> None:
+    with storage.open(stored.key) as source:
+        head = inspect_head(source, delimiter=options.delimiter, encoding=options.encoding)
+    # A mapping that names a missing column is refused now, not by the first worker.
+    RowReader(head.header, row_options(options, file_name=""))
+
+
+def row_options(options: IngestOptions, *, file_name: str) -> RowOptions:
+    """Turn a job's options into those of the row rules."""
+    return RowOptions(
+        record_type=options.record_type,
+        source=f"csv:{file_name}",
+        keywords=options.keywords,
+        mapping=options.mapping,
+    )
+
+
+def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
+    earlier = session.scalar(
+        select(IngestJob.id)
+        .join(WorkJob, WorkJob.ingest_job_id == IngestJob.id)
+        .join(Upload, Upload.id == WorkJob.upload_id)
+        .where(
+            Upload.project_id == project_id,
+            Upload.sha256 == sha256,
+            IngestJob.status.not_in([JobStatus.FAILED, JobStatus.CANCELLED]),
+        )
+        .order_by(IngestJob.created_at)
+        .limit(1)
+    )
+    if earlier is not None:
+        raise DuplicateError(
+            f"the same file was already submitted to this project as job {earlier}: "
+            "force it to load it again (records with an identity are not doubled)",
+            job_id=earlier,
+        )
+
+
+def _make_job(
+    session: Session,
+    project_id: str,
+    upload_id: str,
+    stored: StoredFile,
+    file_name: str,
+    options: IngestOptions,
+) -> Submission:
+    job_id = new_cuid()
+    session.add(
+        Upload(
+            id=upload_id,
+            project_id=project_id,
+            file_name=file_name,
+            storage_key=stored.key,
+            size_bytes=stored.size_bytes,
+            sha256=stored.sha256,
+        )
+    )
+    session.add(IngestJob(id=job_id, project_id=project_id, type=options.record_type))
+    session.flush()
+    session.add(
+        WorkJob(
+            job_id=job_id, ingest_job_id=job_id, upload_id=upload_id, options=options.model_dump(mode="json")
+        )
+    )
+    session.flush()
+    return Submission(job_id, ledger.open_stage(session, job_id, Stage.LOAD), stored.size_bytes)

@@ -1,0 +1,275 @@
+"""Jobs as people see them: listing, progress, cancelling, retrying."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import case, func, literal, select, union_all, update
+from sqlalchemy.orm import Session
+
+from pipeline import ledger
+from pipeline.errors import ConflictError, NotFoundError
+from pipeline.states import ENDED, RUNNING, WAITING, change_status, job_table, lock_job
+from schemas.enums import ChunkState, JobKind, JobStatus, RecordType, Stage
+from schemas.own import WorkChunk, WorkJob, WorkStage
+from schemas.reference import AnalyticsJob, IngestJob, Project
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """How far one stage is, in records. `rate` is records a second since the stage was planned."""
+
+    stage: Stage
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    seconds: float | None
+    is_over: bool
+
+    @property
+    def settled(self) -> int:
+        """Records that need no more work: done, failed or skipped."""
+        return self.done + self.failed + self.skipped
+
+    @property
+    def rate(self) -> float | None:
+        """Settled records a second; None before the first."""
+        return self.settled / self.seconds if self.seconds and self.settled else None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at this rate; None where nothing tells."""
+        if self.is_over or not self.rate:
+            return None
+        return (self.total - self.settled) / self.rate
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job of either kind with its counts and the progress of its stages."""
+
+    id: str
+    kind: JobKind
+    status: JobStatus
+    project_id: str
+    project_name: str
+    type: RecordType | None
+    total_records: int
+    saved_count: int
+    skipped_count: int
+    skipped_details: dict[str, int]
+    processed_count: int
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    stages: tuple[StageProgress, ...]
+    follower_id: str | None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the job is in a state that only a retry leaves."""
+        return self.status in ENDED
+
+
+def resolve_job(session: Session, job_id: str) -> tuple[JobKind, str]:
+    """Find a job of either kind by its id or an unambiguous beginning of it.
+
+    Raises:
+        NotFoundError: none, or more than one, begins so.
+    """
+    rows = session.execute(
+        union_all(
+            select(IngestJob.id, literal(JobKind.INGEST).label("kind")).where(
+                IngestJob.id.startswith(job_id, autoescape=True)
+            ),
+            select(AnalyticsJob.id, literal(JobKind.ANALYTICS).label("kind")).where(
+                AnalyticsJob.id.startswith(job_id, autoescape=True)
+            ),
+        ).limit(2)
+    ).all()
+    if len(rows) != 1:
+        problem = "more than one job begins with" if rows else "there is no job"
+        raise NotFoundError(f"{problem} {job_id!r}: `opspipe jobs` lists them")
+    return JobKind(rows[0].kind), rows[0].id
+
+
+def view_job(session: Session, job_id: str) -> JobView:
+    """Give a job's counts and progress, all from one snapshot.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    kind, full_id = resolve_job(session, job_id)
+    return view_jobs(session, kind, ids=[full_id])[0]
+
+
+def view_jobs(
+    session: Session,
+    kind: JobKind,
+    *,
+    ids: Sequence[str] | None = None,
+    project_id: str | None = None,
+    limit: int = 50,
+) -> list[JobView]:
+    """List jobs of one kind, newest first."""
+    table: Any = job_table(kind)
+    question = (
+        select(table, Project.name.label("project_name"))
+        .join(Project, Project.id == table.project_id)
+        .order_by(table.created_at.desc(), table.id.desc())
+        .limit(limit)
+    )
+    if ids is not None:
+        question = question.where(table.id.in_(ids))
+    if project_id is not None:
+        question = question.where(table.project_id == project_id)
+    rows = session.execute(question).all()
+    stages = _stages(session, [job.id for job, _ in rows])
+    followers = _followers(session, [job.id for job, _ in rows])
+    return [
+        _view(kind, job, project_name, stages.get(job.id, {}), followers.get(job.id))
+        for job, project_name in rows
+    ]
+
+
+def _view(
+    kind: JobKind,
+    job: Any,  # noqa: ANN401 - a row of either job table
+    project_name: str,
+    stages: dict[Stage, StageProgress],
+    follower_id: str | None,
+) -> JobView:
+    ordered = tuple(stages[stage] for stage in Stage if stage in stages)
+    return JobView(
+        id=job.id,
+        kind=kind,
+        status=JobStatus(job.status),
+        project_id=job.project_id,
+        project_name=project_name,
+        type=getattr(job, "type", None),
+        total_records=job.total_records,
+        saved_count=getattr(job, "saved_count", 0),
+        skipped_count=getattr(job, "skipped_count", 0),
+        skipped_details=dict(getattr(job, "skipped_details", None) or {}),
+        processed_count=getattr(job, "processed_count", 0),
+        error=job.error,
+        created_at=job.created_at,
+        updated_at=job.updated_at,
+        stages=ordered,
+        follower_id=follower_id,
+    )
+
+
+def _stages(session: Session, job_ids: Sequence[str]) -> dict[str, dict[Stage, StageProgress]]:
+    seconds = func.extract("epoch", func.coalesce(WorkStage.ended_at, func.now()) - WorkStage.planned_at)
+    # A load's skipped rows are counted with the job, in the same transaction as its stage's done ones.
+    skipped = case((WorkStage.stage == Stage.LOAD, func.coalesce(IngestJob.skipped_count, 0)), else_=0)
+    rows = session.execute(
+        select(WorkStage, seconds, skipped)
+        .outerjoin(IngestJob, IngestJob.id == WorkStage.job_id)
+        .where(WorkStage.job_id.in_(job_ids))
+    )
+    found: dict[str, dict[Stage, StageProgress]] = {}
+    for stage, elapsed, skipped_count in rows:
+        name = Stage(stage.stage)
+        found.setdefault(stage.job_id, {})[name] = StageProgress(
+            stage=name,
+            total=stage.total_count,
+            done=stage.done_count,
+            failed=stage.failed_count,
+            skipped=skipped_count,
+            seconds=None if elapsed is None else float(elapsed),
+            is_over=stage.ended_at is not None,
+        )
+    return found
+
+
+def _followers(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
+    rows = session.execute(
+        select(WorkJob.follows_job_id, WorkJob.job_id).where(WorkJob.follows_job_id.in_(job_ids))
+    )
+    return {row.follows_job_id: row.job_id for row in rows if row.follows_job_id}
+
+
+def cancel_job(session: Session, job_id: str) -> str:
+    """Cancel an unfinished job; what is being worked on is rolled back at its commit. Gives the full id.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ConflictError: it has ended already.
+    """
+    kind, full_id = resolve_job(session, job_id)
+    status = lock_job(session, kind, full_id)
+    if not change_status(session, kind, full_id, JobStatus.CANCELLED):
+        raise ConflictError(f"job {full_id} is {status} and cannot be cancelled", job_id=full_id)
+    ledger.stop_job(session, full_id)
+    return full_id
+
+
+def retry_job(session: Session, job_id: str) -> str:
+    """Take up the unfinished chunks of a failed or cancelled job again. Gives the full id.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ConflictError: it is running or completed, or the project has another active analysis.
+    """
+    kind, full_id = resolve_job(session, job_id)
+    status = lock_job(session, kind, full_id)
+    stage = _unfinished_stage(session, full_id)
+    if status not in {JobStatus.FAILED, JobStatus.CANCELLED} or stage is None:
+        raise ConflictError(f"job {full_id} is {status}: only failed and cancelled ones are retried")
+    target = (WAITING if stage.planned_at is None else RUNNING)[Stage(stage.stage)]
+    _reopen(session, stage)
+    change_status(session, kind, full_id, target)
+    return full_id
+
+
+def _unfinished_stage(session: Session, job_id: str) -> WorkStage | None:
+    unfinished = (
+        select(WorkChunk.stage)
+        .where(WorkChunk.job_id == job_id, WorkChunk.state != ChunkState.DONE)
+        .distinct()
+    )
+    return session.scalar(
+        select(WorkStage).where(WorkStage.job_id == job_id, WorkStage.stage.in_(unfinished)).limit(1)
+    )
+
+
+def _reopen(session: Session, stage: WorkStage) -> None:
+    is_open = (
+        WorkChunk.job_id == stage.job_id,
+        WorkChunk.stage == stage.stage,
+        WorkChunk.state.in_([ChunkState.FAILED, ChunkState.STOPPED]),
+    )
+    failed = session.execute(
+        select(func.count(), func.coalesce(func.sum(WorkChunk.failed_count), 0)).where(
+            *is_open, WorkChunk.state == ChunkState.FAILED
+        )
+    ).one()
+    session.execute(
+        update(WorkStage)
+        .where(WorkStage.job_id == stage.job_id, WorkStage.stage == stage.stage)
+        .values(
+            ended_chunk_count=WorkStage.ended_chunk_count - failed[0],
+            failed_chunk_count=WorkStage.failed_chunk_count - failed[0],
+            failed_count=WorkStage.failed_count - failed[1],
+            ended_at=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        update(WorkChunk)
+        .where(*is_open)
+        .values(
+            state=ChunkState.PENDING,
+            attempts=0,
+            failed_count=0,
+            not_before=None,
+            published_at=None,
+            publications=0,
+            ended_at=None,
+        )
+        .execution_options(synchronize_session=False)
+    )

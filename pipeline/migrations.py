@@ -1,0 +1,131 @@
+"""Bringing a database to the newest revision, and telling where it differs from the models."""
+
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+import schemas.migrations
+import schemas.own
+import schemas.reference
+from pipeline.errors import FatalError
+from schemas.base import Base
+
+_VERSION_TABLE = "opspipe_schema_version"
+_TRIGGERS = ("opspipe_forget_deleted", "opspipe_forget_truncated")
+# Any number will do, as long as every process takes the same.
+_LOCK = 0x6F7073706970
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    return config
+
+
+def newest_revision() -> str:
+    """Give the revision that this version of opspipe works with."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
+    head = ScriptDirectory.from_config(config).get_current_head()
+    if head is None:
+        raise FatalError("there are no migrations: the installation is incomplete")
+    return head
+
+
+def current_revision(engine: Engine) -> str | None:
+    """Give the database's revision; None where it was never upgraded."""
+    with engine.connect() as connection:
+        return _context(connection).get_current_revision()
+
+
+def _context(connection: Connection) -> MigrationContext:
+    options: dict[str, Any] = {
+        "version_table": _VERSION_TABLE,
+        "compare_type": True,
+        "compare_server_default": True,
+        "include_object": _is_ours,
+        "target_metadata": Base.metadata,
+    }
+    return MigrationContext.configure(connection, opts=options)
+
+
+def _is_ours(_item: Any, name: str | None, kind: str, is_reflected: bool, _other: Any) -> bool:  # noqa: ANN401, FBT001 - Alembic's signature
+    # Tables of another application in the same database are none of our business.
+    return not (kind == "table" and is_reflected and name not in Base.metadata.tables)
+
+
+def upgrade(engine: Engine) -> str:
+    """Bring the database to the newest revision; two at once do it one after the other.
+
+    Returns:
+        The revision it is at now.
+    """
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        command.upgrade(_config(connection), "head")
+    return newest_revision()
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the database back to an earlier revision (`base`: nothing of ours is left)."""
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        command.downgrade(_config(connection), revision)
+
+
+def ensure_schema(engine: Engine, *, may_upgrade: bool) -> None:
+    """See that the database is at the newest revision.
+
+    Raises:
+        FatalError: it is not, and may not be upgraded unasked; says what to run.
+    """
+    current, newest = current_revision(engine), newest_revision()
+    if current == newest:
+        return
+    if not may_upgrade:
+        raise FatalError(
+            f"the database is at revision {current or 'none'} and this version needs {newest}: "
+            "run `opspipe db upgrade`"
+        )
+    upgrade(engine)
+
+
+def check(engine: Engine) -> list[str]:
+    """List where the database differs from the models, a readable line each; empty where it does not."""
+    current, newest = current_revision(engine), newest_revision()
+    if current is None:
+        return ["the database was never upgraded: run `opspipe db upgrade`"]
+    drift = [] if current == newest else [f"the database is at revision {current}, the newest is {newest}"]
+    with engine.connect() as connection:
+        for difference in compare_metadata(_context(connection), Base.metadata):
+            drift.extend(_describe(difference))
+        triggers = set(
+            connection.scalars(text("SELECT tgname FROM pg_trigger WHERE tgrelid = 'data_records'::regclass"))
+        )
+    drift += [f"data_records lacks the trigger {name}" for name in _TRIGGERS if name not in triggers]
+    return drift
+
+
+def _describe(difference: Any) -> list[str]:  # noqa: ANN401 - Alembic's tuples come in many shapes
+    if isinstance(difference, list):
+        return [line for part in difference for line in _describe(part)]
+    kind, *rest = difference
+    if kind in {"add_table", "remove_table"}:
+        what = f"table {rest[0].name}"
+    elif kind in {"add_column", "remove_column"}:
+        what = f"column {rest[1]}.{rest[2].name}"
+    elif kind.startswith("modify_"):
+        return [f"{rest[1]}.{rest[2]}: {kind.removeprefix('modify_')} is {rest[4]} and should be {rest[5]}"]
+    else:
+        what = f"{kind.split('_', 1)[1]} {rest[0].name} of {rest[0].table.name}"
+    # Alembic speaks of what a migration would do; people ask what the database has.
+    return [
+        f"the database lacks {what}" if kind.startswith("add_") else f"the database has an unknown {what}"
+    ]

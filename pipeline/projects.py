@@ -1,0 +1,116 @@
+"""Projects: finding, making, and giving them guidelines."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from pipeline.errors import InputError, NotFoundError
+from pipeline.guidelines import Guidelines, decode_guidelines, encode_guidelines, read_guidelines
+from pipeline.ids import new_cuid
+from schemas.own import GuidelinesText
+from schemas.reference import Project
+
+
+@dataclass(frozen=True)
+class ProjectRef:
+    """A project's id and name."""
+
+    id: str
+    name: str
+
+
+def find_project(session: Session, name_or_id: str) -> ProjectRef:
+    """Find a project by its name or its id; a name wins over an id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    row = session.execute(
+        select(Project.id, Project.name)
+        .where(or_(Project.name == name_or_id, Project.id == name_or_id))
+        .order_by((Project.name == name_or_id).desc())
+        .limit(1)
+    ).first()
+    if row is None:
+        raise NotFoundError(f"there is no project {name_or_id!r}")
+    return ProjectRef(row.id, row.name)
+
+
+def ensure_project(session: Session, name: str) -> ProjectRef:
+    """Find a project by name or id, or make one of that name.
+
+    Raises:
+        InputError: the name is blank.
+    """
+    name = name.strip()
+    if not name:
+        raise InputError("a project needs a name")
+    try:
+        return find_project(session, name)
+    except NotFoundError:
+        session.execute(
+            upsert(Project).values(id=new_cuid(), name=name).on_conflict_do_nothing(index_elements=["name"])
+        )
+        return find_project(session, name)
+
+
+def set_guidelines(session: Session, project_id: str, pdf: bytes, *, file_name: str) -> Guidelines:
+    """Read a guidelines PDF and, if it has text and rules, store it with the project.
+
+    Raises:
+        InputError: the PDF cannot be used; says why (see `pipeline.guidelines`).
+    """
+    guidelines = read_guidelines(pdf)
+    session.execute(
+        update(Project)
+        .where(Project.id == project_id)
+        .values(
+            guidelines=encode_guidelines(pdf),
+            guidelines_file_name=file_name,
+            updated_at=func.timezone("utc", func.now()),
+        )
+    )
+    _keep_text(session, guidelines)
+    return guidelines
+
+
+def load_guidelines(session: Session, project_id: str) -> Guidelines | None:
+    """Give the rules of a project's guidelines; a PDF that another client stored is read now.
+
+    Raises:
+        InputError: the stored PDF cannot be used.
+    """
+    stored = session.scalar(select(Project.guidelines).where(Project.id == project_id))
+    if not stored:
+        return None
+    guidelines = read_guidelines(decode_guidelines(stored))
+    _keep_text(session, guidelines)
+    return guidelines
+
+
+def kept_rules(session: Session, sha256: str) -> tuple[str, ...]:
+    """Give the rules of guidelines that were read before, by the PDF's SHA-256."""
+    rules = session.scalar(select(GuidelinesText.rules).where(GuidelinesText.sha256 == sha256))
+    if rules is None:
+        raise NotFoundError(f"no guidelines with SHA-256 {sha256} were read")
+    return tuple(rules)
+
+
+def has_guidelines(session: Session, project_id: str) -> bool:
+    """Tell whether the project has a guidelines PDF."""
+    found = session.scalar(
+        select(Project.id).where(Project.id == project_id, func.coalesce(Project.guidelines, "") != "")
+    )
+    return found is not None
+
+
+def _keep_text(session: Session, guidelines: Guidelines) -> None:
+    session.execute(
+        upsert(GuidelinesText)
+        .values(sha256=guidelines.sha256, text=guidelines.text, rules=list(guidelines.rules))
+        .on_conflict_do_update(
+            index_elements=["sha256"], set_={"text": guidelines.text, "rules": list(guidelines.rules)}
+        )
+    )

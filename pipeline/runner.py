@@ -1,0 +1,110 @@
+"""Running one chunk: claim, work, and what to make of an error. The one place where errors become outcomes."""
+
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable, Mapping
+
+from pipeline import flow, ledger
+from pipeline.analyze import assess_chunk, plan_analyze, start_due_analyses
+from pipeline.database import one_line, transaction
+from pipeline.errors import FatalError, PermanentError, TransientError
+from pipeline.ingest.load import load_chunk
+from pipeline.ingest.plan import plan_load
+from pipeline.lease import LeaseKeeper
+from pipeline.ledger import MAX_ATTEMPTS, PLAN, ChunkRef, Claim, LeaseLostError
+from pipeline.settings import get_settings
+from pipeline.vectorize import plan_vectorize, vectorize_chunk
+from schemas.enums import Stage
+
+log = logging.getLogger(__name__)
+
+# For each stage, how it is planned and how one of its chunks is worked on.
+WORK: Mapping[Stage, tuple[Callable[[Claim], None], Callable[[Claim], None]]] = {
+    Stage.LOAD: (plan_load, load_chunk),
+    Stage.VECTORIZE: (plan_vectorize, vectorize_chunk),
+    Stage.ANALYZE: (plan_analyze, assess_chunk),
+}
+_LONGEST_DELAY_SECONDS = 60.0
+
+
+def run_chunk(ref: ChunkRef) -> list[ChunkRef]:
+    """Work on a chunk if it is free, and say which chunks are to be published next.
+
+    Whatever happens is on the ledger when this returns: done, given back with a delay, or given up.
+
+    Raises:
+        TransientError: the database could not be asked; the sweeper will publish the chunk again.
+    """
+    settings = get_settings()
+    with transaction() as session:
+        held = ledger.claim(session, ref, worker=_worker_name(), lease_seconds=settings.lease_seconds)
+    if held is None:
+        log.info("nothing to do for %s", ref)
+        return []
+    _work(held)
+    return publish_next(ref.job_id, settings.publish_window if ref.number == PLAN else 1)
+
+
+def publish_next(job_id: str, limit: int) -> list[ChunkRef]:
+    """Take the next unpublished chunks of a job, and the analyses that its end makes due."""
+    with transaction() as session:
+        refs = ledger.take_unpublished(session, job_id, limit)
+        if not refs:
+            started = start_due_analyses(session)
+            refs = [ref for start in started for ref in ledger.take_unpublished(session, start.job_id, 1)]
+    return refs
+
+
+def _work(held: Claim) -> None:
+    plan, work = WORK[held.ref.stage]
+    try:
+        with LeaseKeeper(held, lease_seconds=get_settings().lease_seconds):
+            (plan if held.ref.number == PLAN else work)(held)
+    except LeaseLostError as error:
+        log.warning("%s; what was done is rolled back", error)
+    except TransientError as error:
+        _give_back(held, error)
+    except FatalError as error:
+        log.error("job %s fails: %s", held.ref.job_id, error)  # noqa: TRY400 - it says all; no traceback
+        with transaction() as session:
+            flow.fail_job(session, held.kind, held.ref.job_id, str(error))
+    except PermanentError as error:
+        _give_up(held, str(error))
+    except Exception as error:  # an error nobody foresaw: kept with the chunk, tried again, then given up
+        log.exception("unexpected error in %s", held.ref)
+        _after_unexpected(held, f"unexpected {type(error).__name__}: {one_line(error)}")
+
+
+def _give_back(held: Claim, error: TransientError) -> None:
+    delay = error.retry_after if error.retry_after is not None else _delay(held.fence)
+    log.warning("%s is given back for %.1f s: %s", held.ref, delay, error)
+    with transaction() as session:
+        ledger.release(session, held, delay=delay, error=str(error), is_counted=False)
+
+
+def _after_unexpected(held: Claim, reason: str) -> None:
+    if held.attempts >= MAX_ATTEMPTS:
+        _give_up(held, f"{reason} (after {held.attempts} attempts)")
+        return
+    with transaction() as session:
+        ledger.release(session, held, delay=_delay(held.attempts), error=reason, is_counted=True)
+
+
+def _give_up(held: Claim, reason: str) -> None:
+    log.error("%s is given up: %s", held.ref, reason)
+    try:
+        with transaction() as session:
+            flow.fail_chunk(session, held, reason)
+    except LeaseLostError as lost:
+        log.warning("%s", lost)
+
+
+def _delay(attempt: int) -> float:
+    longest = min(2.0 ** min(attempt, 10), _LONGEST_DELAY_SECONDS)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - jitter, no secret
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,103 @@
+"""Request and response bodies of the HTTP API: camelCase outside, snake_case inside."""
+
+import json
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from schemas.enums import RecordType
+from schemas.options import IngestOptions
+
+
+def _split_list(value: object) -> object:
+    """Accept a list as a JSON array or as comma-separated text: forms know only text."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return (
+        json.loads(text)
+        if text.startswith("[")
+        else [part.strip() for part in text.split(",") if part.strip()]
+    )
+
+
+def _parse_object(value: object) -> object:
+    """Accept an object as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+
+
+class Body(BaseModel):
+    """What all bodies have in common."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class IngestForm(Body):
+    """A submission: the fields beside the file, or all of it as JSON with `csvData`."""
+
+    project_id: str = Field(min_length=1)
+    type: RecordType
+    filter_keywords: Annotated[tuple[str, ...], BeforeValidator(_split_list)] = ()
+    generate_embeddings: bool = True
+    analyze: bool = False
+    column_mapping: Annotated[dict[str, str], BeforeValidator(_parse_object)] = Field(default_factory=dict)
+    encoding: str | None = None
+    delimiter: str | None = None
+    force: bool = False
+    csv_data: str | None = None
+    file_name: str | None = None
+
+    def to_options(self) -> IngestOptions:
+        """Give the options that are kept with the job."""
+        return IngestOptions(
+            record_type=self.type,
+            keywords=self.filter_keywords,
+            mapping=self.column_mapping,
+            encoding=self.encoding,
+            delimiter=self.delimiter,
+            embed=self.generate_embeddings,
+            analyze=self.analyze,
+        )
+
+
+class SubmissionAnswer(Body):
+    """202: the job that was made of a submission."""
+
+    job_id: str
+    message: str
+    estimated_records: int
+
+
+class Progress(Body):
+    """How far the stage under way, or the last one, is. Counts are in records, times in seconds."""
+
+    stage: str
+    done: int
+    total: int
+    failed: int
+    rate_per_second: float | None
+    eta_seconds: float | None
+
+
+class IngestStatus(Body):
+    """A job's row and its progress."""
+
+    id: str
+    project_id: str
+    type: RecordType
+    status: str
+    total_records: int
+    saved_count: int
+    skipped_count: int
+    skipped_details: dict[str, int]
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    progress: Progress | None

@@ -1,0 +1,1 @@
+"""Alembic revisions. Run by `pipeline.migrations`."""

@@ -1,0 +1,53 @@
+"""What a job was asked to do: options as they are submitted and kept with the job."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from schemas.enums import AnalysisScope, RecordType
+
+# The targets that a column mapping may name (record-rules.md, section 2).
+MAPPING_TARGETS = frozenset(
+    {
+        "content",
+        "type",
+        "rating",
+        "id",
+        "createdAt",
+        "updatedAt",
+        "createdById",
+        "createdByName",
+        "createdByEmail",
+    }
+)
+
+
+class IngestOptions(BaseModel):
+    """How a batch is to be loaded and what is to follow."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    record_type: RecordType
+    keywords: tuple[str, ...] = ()
+    mapping: dict[str, str] = Field(default_factory=dict)
+    encoding: str | None = None
+    delimiter: str | None = None
+    embed: bool = True
+    analyze: bool = False
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> Self:
+        unknown = sorted(set(self.mapping) - MAPPING_TARGETS)
+        if unknown:
+            raise ValueError(
+                f"a column mapping cannot set {', '.join(unknown)}: choose from {', '.join(sorted(MAPPING_TARGETS))}"
+            )
+        return self
+
+
+class AnalysisOptions(BaseModel):
+    """Which records an analysis takes up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: AnalysisScope = AnalysisScope.MISSING

@@ -1,0 +1,19 @@
+"""Tasks of the vectorize queue."""
+
+from pipeline.ledger import PLAN, ChunkRef
+from pipeline.runner import run_chunk
+from schemas.enums import Stage
+from tasks.app import app
+from tasks.publish import publish
+
+
+@app.task(name="vectorize.plan")
+def plan(job_id: str) -> None:
+    """Split the stage into chunks and publish the first of them."""
+    publish(run_chunk(ChunkRef(job_id, Stage.VECTORIZE, PLAN)))
+
+
+@app.task(name="vectorize.embed_chunk")
+def embed_chunk(job_id: str, number: int) -> None:
+    """Embed one batch of records and publish what comes next."""
+    publish(run_chunk(ChunkRef(job_id, Stage.VECTORIZE, number)))

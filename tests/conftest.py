@@ -1,0 +1,148 @@
+"""Real servers for the tests: one PostgreSQL and one Valkey a test process, one migrated database, emptied
+between tests. Worker processes are started where a test asks for them.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# Set before anything reads the settings: a test never touches the user's own home or servers.
+for _name in [name for name in os.environ if name.startswith("OPSPIPE_")]:
+    del os.environ[_name]
+HOME = Path(tempfile.mkdtemp(prefix="opspipe-test-"))
+HOME.chmod(0o755)
+os.environ["OPSPIPE_HOME"] = str(HOME)
+os.environ["OPSPIPE_DURABLE"] = "false"
+
+from pipeline import database  # noqa: E402 - after the environment
+from pipeline.migrations import upgrade  # noqa: E402
+from pipeline.servers import endpoints, release  # noqa: E402
+from pipeline.settings import get_settings  # noqa: E402
+from schemas.base import Base  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[None]:
+    """Run the embedded servers as long as the tests of this process."""
+    try:
+        endpoints()
+        upgrade(database.get_engine())
+        yield
+    finally:
+        database.get_engine().dispose()
+        database.forget_engine()
+        release()
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def empty_database(servers: None) -> None:  # noqa: ARG001 - it must run
+    """Empty every table."""
+    names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+    with database.get_engine().begin() as connection:
+        connection.execute(text(f"TRUNCATE {names} CASCADE"))
+
+
+@pytest.fixture
+def session(empty_database: None) -> Iterator[Session]:  # noqa: ARG001 - it must run
+    """A session on the empty, migrated database."""
+    with Session(database.get_engine(), expire_on_commit=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def database_url(servers: None) -> str:  # noqa: ARG001 - it must run
+    return database.sqlalchemy_url(endpoints().database_url)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0, what: str = "the condition") -> None:
+    """Wait for a condition with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {seconds} s")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    return wait_until
+
+
+class Workers:
+    """Real Celery workers, each in a process group of its own."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.log_path = HOME / "workers.log"
+
+    def start(
+        self, *, queues: str = "ingest,vectorize,analyze,schedule", concurrency: int = 2
+    ) -> psutil.Process:
+        name = f"w{len(self.processes)}-{os.getpid()}@%h"
+        command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-n", name, "-Q", queues]
+        with self.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "-c", str(concurrency), "-l", "INFO"],
+                cwd=ROOT,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return psutil.Process(process.pid)
+
+    def stop(self) -> None:
+        for process in self.processes:
+            try:
+                os.killpg(process.pid, 9)
+            except ProcessLookupError:
+                pass  # it ended before
+            process.wait()
+        self.processes.clear()
+
+
+@pytest.fixture
+def workers(empty_database: None) -> Iterator[Workers]:  # noqa: ARG001 - it must run
+    """Make workers that are killed at the end of the test; the queues are empty at its start."""
+    from redis import Redis  # noqa: PLC0415 - only here
+
+    with Redis.from_url(endpoints().broker_url) as broker:
+        broker.flushall()
+    made = Workers()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real files, where there is one."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real files are not here ({SHARED.name} beside the repository)")
+    return SHARED
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ten rows a load chunk and twenty records a batch, for this process and the workers it starts."""
+    monkeypatch.setenv("OPSPIPE_CHUNK_ROWS", "10")
+    monkeypatch.setenv("OPSPIPE_EMBED_BATCH", "20")
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()

@@ -1,0 +1,51 @@
+"""Making projects and jobs for the tests of the pipeline."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.orm import Session
+
+from pipeline.ingest.submit import Submission, submit_csv
+from pipeline.projects import ProjectRef, ensure_project
+from pipeline.runner import run_chunk
+from schemas.enums import RecordType
+from schemas.options import IngestOptions
+
+Submit = Callable[..., Submission]
+
+
+@pytest.fixture
+def project(session: Session) -> ProjectRef:
+    found = ensure_project(session, "demo")
+    session.commit()
+    return found
+
+
+@pytest.fixture
+def submit(project: ProjectRef) -> Submit:
+    def _submit(text: str, *, force: bool = False, name: str = "batch.csv", **options: object) -> Submission:
+        asked = {"record_type": RecordType.TASK, "embed": False} | options
+        return submit_csv(
+            project.id,
+            io.BytesIO(text.encode()),
+            file_name=name,
+            options=IngestOptions.model_validate(asked),
+            force=force,
+        )
+
+    return _submit
+
+
+@pytest.fixture
+def run_all() -> Callable[..., int]:
+    """Work on a job's chunks in this process until nothing is published any more; gives their number."""
+
+    def _run_all(submission: Submission) -> int:
+        refs, count = [submission.plan], 0
+        while refs:
+            refs.extend(run_chunk(refs.pop(0)))
+            count += 1
+        return count
+
+    return _run_all

@@ -1,0 +1,118 @@
+"""The ledger: claims, fences, completions, and what a second of anything does."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from pipeline import ledger
+from pipeline.ingest.submit import Submission
+from pipeline.ledger import ChunkRef, ChunkResult, Claim, LeaseLostError, PlannedChunk
+from schemas.enums import Stage
+
+CSV = "prompt\n" + "".join(f"write the story number {number}\n" for number in range(3))
+
+
+@pytest.fixture
+def plan(submit: Callable[..., Submission]) -> ChunkRef:
+    return submit(CSV).plan
+
+
+def _claim(session: Session, ref: ChunkRef, *, lease_seconds: float = 60) -> Claim:
+    held = ledger.claim(session, ref, worker="test", lease_seconds=lease_seconds)
+    assert held is not None
+    session.commit()
+    return held
+
+
+def _chunk(session: Session, ref: ChunkRef) -> dict[str, object]:
+    row = session.execute(
+        text("SELECT * FROM work_chunks WHERE job_id = :job AND stage = :stage AND number = :number"),
+        {"job": ref.job_id, "stage": ref.stage, "number": ref.number},
+    )
+    return dict(row.mappings().one())
+
+
+def test_a_chunk_is_claimed_once(session: Session, plan: ChunkRef) -> None:
+    _claim(session, plan)
+    assert ledger.claim(session, plan, worker="other", lease_seconds=60) is None
+
+
+def test_a_chunk_that_is_not_there_is_nothing_to_do(session: Session) -> None:
+    assert ledger.claim(session, ChunkRef("gone", Stage.LOAD, 7), worker="test", lease_seconds=60) is None
+
+
+def test_a_lease_that_ran_out_is_claimed_again_with_a_higher_fence(session: Session, plan: ChunkRef) -> None:
+    first = _claim(session, plan, lease_seconds=-1)
+    second = _claim(session, plan)
+    assert second.fence == first.fence + 1
+
+
+def test_a_completion_behind_a_later_claim_is_refused(session: Session, plan: ChunkRef) -> None:
+    first = _claim(session, plan, lease_seconds=-1)
+    _claim(session, plan)
+    with pytest.raises(LeaseLostError):
+        ledger.record_plan(session, first, [])
+    session.rollback()
+    assert _chunk(session, plan)["state"] == "LEASED"
+
+
+def test_a_lease_that_was_taken_over_is_not_renewed(session: Session, plan: ChunkRef) -> None:
+    first = _claim(session, plan, lease_seconds=-1)
+    second = _claim(session, plan)
+    assert not ledger.renew(session, first, lease_seconds=60)
+    assert ledger.renew(session, second, lease_seconds=60)
+
+
+def test_the_last_chunk_says_that_the_stage_is_over(session: Session, plan: ChunkRef) -> None:
+    held = _claim(session, plan)
+    ledger.record_plan(session, held, [PlannedChunk({}, 2), PlannedChunk({}, 3)])
+    session.commit()
+    tallies = []
+    for number in (2, 1):
+        chunk = _claim(session, ChunkRef(plan.job_id, plan.stage, number))
+        tallies.append(ledger.complete(session, chunk, ChunkResult(done=chunk.record_count)))
+        session.commit()
+    assert [tally.is_over for tally in tallies] == [False, True]
+    assert (tallies[1].done_count, tallies[1].total_count) == (5, 5)
+
+
+def test_opening_a_stage_twice_leaves_one_plan(session: Session, plan: ChunkRef) -> None:
+    ledger.open_stage(session, plan.job_id, plan.stage)
+    assert session.scalar(text("SELECT count(*) FROM work_chunks")) == 1
+
+
+def test_a_chunk_given_back_waits_and_keeps_its_attempts(session: Session, plan: ChunkRef) -> None:
+    held = _claim(session, plan)
+    assert ledger.release(session, held, delay=3600, error="the server is down", is_counted=False)
+    session.commit()
+    chunk = _chunk(session, plan)
+    assert (chunk["state"], chunk["attempts"], chunk["error"]) == ("PENDING", 0, "the server is down")
+    assert ledger.claim(session, plan, worker="test", lease_seconds=60) is None
+
+
+def test_attempts_that_count_are_used_up(session: Session, plan: ChunkRef) -> None:
+    for _ in range(ledger.MAX_ATTEMPTS):
+        held = _claim(session, plan)
+        ledger.release(session, held, delay=0, error="a fault", is_counted=True)
+        session.commit()
+    assert ledger.claim(session, plan, worker="test", lease_seconds=60) is None
+
+
+def test_a_stopped_chunk_is_neither_claimed_nor_completed(session: Session, plan: ChunkRef) -> None:
+    held = _claim(session, plan)
+    ledger.stop_job(session, plan.job_id)
+    session.commit()
+    assert ledger.claim(session, plan, worker="test", lease_seconds=60) is None
+    with pytest.raises(LeaseLostError):
+        ledger.record_plan(session, held, [])
+
+
+def test_chunks_are_published_in_order_and_once(session: Session, plan: ChunkRef) -> None:
+    held = _claim(session, plan)
+    ledger.record_plan(session, held, [PlannedChunk({}, 1)] * 5)
+    numbers = [ref.number for ref in ledger.take_unpublished(session, plan.job_id, 3)]
+    numbers += [ref.number for ref in ledger.take_unpublished(session, plan.job_id, 3)]
+    assert numbers == [1, 2, 3, 4, 5]
+    assert ledger.take_unpublished(session, plan.job_id, 3) == []
