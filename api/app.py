@@ -84,5 +84,5 @@ def _http_error(error: HTTPException) -> tuple[Response, int]:
 
 def _unexpected_error(error: Exception) -> tuple[Response, int]:
     # What went wrong stays in the log: no stack trace, SQL or secret leaves the server.
-    log.exception("unexpected error", exc_info=error)
+    log.error("unexpected error", exc_info=error)
     return _envelope(500, "INTERNAL_ERROR", "something unexpected went wrong; the log has it")

@@ -79,14 +79,14 @@ def _ledger() -> tuple[bool, str]:
             .where(WorkChunk.state.in_([ChunkState.PENDING, ChunkState.LEASED]))
             .group_by(WorkChunk.state)
         )
-        counts = {state: count for state, count in rows}
+        counts: dict[str, int] = dict(rows.tuples().all())
         stuck = session.execute(
             select(WorkChunk.job_id, WorkChunk.error)
             .where(WorkChunk.state == ChunkState.PENDING, WorkChunk.error.is_not(None))
             .limit(1)
         ).first()
-    message = f"{counts.get(ChunkState.LEASED, 0)} chunks being worked on, {counts.get(ChunkState.PENDING, 0)} waiting"
-    if stuck is None:
+    leased, pending = (counts.get(state, 0) for state in (ChunkState.LEASED, ChunkState.PENDING))
+    message = f"{leased} chunks being worked on, {pending} waiting"if stuck is None:
         return True, message
     return False, f"{message}; job {stuck.job_id} waits because: {stuck.error}"
 

@@ -129,7 +129,10 @@ def _failed_chunks(session: Session, held: Claim) -> str:
             WorkChunk.state == ChunkState.FAILED,
         )
     ).one()
-    return f"{row[0]} of the file's chunks ({row[1]} rows) could not be loaded: {row[2]}. `retry` takes them up again"
+    return (
+        f"{row[0]} of the file's chunks ({row[1]} rows) could not be loaded: {row[2]}. "
+        "`retry` takes them up again"
+    )
 
 
 def _nothing_succeeded(session: Session, held: Claim) -> str:

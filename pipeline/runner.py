@@ -1,4 +1,4 @@
-"""Running one chunk: claim, work, and what to make of an error. The one place where errors become outcomes."""
+"""Running one chunk: claim, work, and what to make of an error, which becomes an outcome here alone."""
 
 import logging
 import os

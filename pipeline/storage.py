@@ -42,11 +42,7 @@ class FileStorage:
             with os.fdopen(handle, "wb") as sink:
                 while block := source.read(_BLOCK):
                     size += len(block)
-                    if size > max_bytes:
-                        raise InputError(
-                            f"the file is larger than {max_bytes:,} bytes: "
-                            "split it, or raise OPSPIPE_MAX_UPLOAD_BYTES"
-                        )
+                    _check_size(size, max_bytes)
                     digest.update(block)
                     sink.write(block)
                 sink.flush()
@@ -87,6 +83,13 @@ class FileStorage:
 
     def _path(self, key: str) -> Path:
         return self._folder / key
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise InputError(
+            f"the file is larger than {max_bytes:,} bytes: split it, or raise OPSPIPE_MAX_UPLOAD_BYTES"
+        )
 
 
 def get_storage(settings: Settings | None = None) -> FileStorage:

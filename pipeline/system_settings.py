@@ -117,7 +117,8 @@ def read_secret(session: Session) -> str | None:
         return _cipher().decrypt(stored.encode()).decode()
     except InvalidToken:
         raise FatalError(
-            f"{_SECRET} was encrypted under another OPSPIPE_SECRET_KEY: set it again with `opspipe settings set`"
+            f"{_SECRET} was encrypted under another OPSPIPE_SECRET_KEY: "
+            "set it again with `opspipe settings set`"
         ) from None
 
 

@@ -40,7 +40,8 @@ class IngestOptions(BaseModel):
         unknown = sorted(set(self.mapping) - MAPPING_TARGETS)
         if unknown:
             raise ValueError(
-                f"a column mapping cannot set {', '.join(unknown)}: choose from {', '.join(sorted(MAPPING_TARGETS))}"
+                f"a column mapping cannot set {', '.join(unknown)}: "
+                f"choose from {', '.join(sorted(MAPPING_TARGETS))}"
             )
         return self
 

@@ -1,5 +1,6 @@
-"""Real servers for the tests: one PostgreSQL and one Valkey a test process, one migrated database, emptied
-between tests. Worker processes are started where a test asks for them.
+"""Real servers for the tests: one PostgreSQL and one Valkey a test process, emptied between tests.
+
+Worker processes are started where a test asks for them.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -108,10 +110,8 @@ class Workers:
 
     def stop(self) -> None:
         for process in self.processes:
-            try:
+            with suppress(ProcessLookupError):  # it ended before
                 os.killpg(process.pid, 9)
-            except ProcessLookupError:
-                pass  # it ended before
             process.wait()
         self.processes.clear()
 

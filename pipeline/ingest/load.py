@@ -36,7 +36,8 @@ _JSONB_VERSION = b"\x01"
 # In the order of the digests: two jobs with the same identities wait for each other and never deadlock.
 _CLAIM_IDENTITIES = text("""
     INSERT INTO record_identities (digest, record_id)
-    SELECT digest, record_id FROM unnest(CAST(:digests AS bytea[]), CAST(:ids AS text[])) AS new (digest, record_id)
+    SELECT digest, record_id
+    FROM unnest(CAST(:digests AS bytea[]), CAST(:ids AS text[])) AS new (digest, record_id)
     ORDER BY digest
     ON CONFLICT DO NOTHING
     RETURNING digest

@@ -53,7 +53,15 @@ def submit_csv(
         with transaction() as session:
             if not force:
                 _refuse_same_bytes(session, project_id, stored.sha256)
-            return _make_job(session, project_id, upload_id, stored, file_name, options)
+            upload = Upload(
+                id=upload_id,
+                project_id=project_id,
+                file_name=file_name,
+                storage_key=stored.key,
+                size_bytes=stored.size_bytes,
+                sha256=stored.sha256,
+            )
+            return _make_job(session, upload, options)
     except BaseException:
         storage.delete(stored.key)
         raise
@@ -97,31 +105,15 @@ def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
         )
 
 
-def _make_job(
-    session: Session,
-    project_id: str,
-    upload_id: str,
-    stored: StoredFile,
-    file_name: str,
-    options: IngestOptions,
-) -> Submission:
+def _make_job(session: Session, upload: Upload, options: IngestOptions) -> Submission:
     job_id = new_cuid()
-    session.add(
-        Upload(
-            id=upload_id,
-            project_id=project_id,
-            file_name=file_name,
-            storage_key=stored.key,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
-        )
-    )
-    session.add(IngestJob(id=job_id, project_id=project_id, type=options.record_type))
+    session.add(upload)
+    session.add(IngestJob(id=job_id, project_id=upload.project_id, type=options.record_type))
     session.flush()
     session.add(
         WorkJob(
-            job_id=job_id, ingest_job_id=job_id, upload_id=upload_id, options=options.model_dump(mode="json")
+            job_id=job_id, ingest_job_id=job_id, upload_id=upload.id, options=options.model_dump(mode="json")
         )
     )
     session.flush()
-    return Submission(job_id, ledger.open_stage(session, job_id, Stage.LOAD), stored.size_bytes)
+    return Submission(job_id, ledger.open_stage(session, job_id, Stage.LOAD), upload.size_bytes)

@@ -42,12 +42,12 @@ class EmbeddedServer(ABC):
         """
         self._guard.join()
         self._owner_pid = os.getpid()
-        with lock_file(self.folder / "start.lock", fcntl.LOCK_EX):
-            url = self._running_url()
-            if url is None:
-                self._end_unready_guard()
-                url = self._start()
-        return url
+        try:
+            with lock_file(self.folder / "start.lock", fcntl.LOCK_EX):
+                return self._running_url() or self._start()
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go of the server; the last one to do so waits until it has stopped."""
@@ -76,6 +76,7 @@ class EmbeddedServer(ABC):
             time.sleep(0.02)
 
     def _start(self) -> str:
+        self._end_unready_guard()
         self._prepare()
         for _ in range(_PORTS_TO_TRY):
             port = free_port()

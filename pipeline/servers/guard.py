@@ -1,8 +1,8 @@
 """A guard: runs a few processes for as long as somebody holds a lock file, and not a moment longer.
 
-Started by path in a bare interpreter (`python -I guard.py CONFIG.json`), so it imports nothing of ours. It puts
-itself in a session of its own, becomes the parent of the services, restarts those that end, and watches the
-lock: `flock` goes with its process, so a holder that was killed counts as gone.
+Started by path in a bare interpreter (`python -I guard.py CONFIG.json`), so it imports nothing of ours. It
+puts itself in a session of its own, becomes the parent of the services, restarts those that end, and watches
+the lock: `flock` goes with its process, so a holder that was killed counts as gone.
 """
 
 import ctypes
@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 _POLL_SECONDS = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 10.0
+_GROUP_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -122,16 +123,22 @@ class Service:
                 return
 
     def sweep_group(self) -> None:
-        """Kill what a process that has ended left behind."""
-        if self._process is not None:
-            self._kill_group()
+        """Kill what a process that has ended left behind, and see it gone."""
+        if self._process is None:
+            return
+        deadline = time.monotonic() + _GROUP_SECONDS
+        while self._kill_group() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 10)
 
-    def _kill_group(self) -> None:
-        if self._process is not None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-                return
+    def _kill_group(self) -> bool:
+        """Kill the process's group; False where there is none any more."""
+        if self._process is None:
+            return False
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            return False
+        return True
 
 
 class Guard:
@@ -216,13 +223,13 @@ def main(config_path: str) -> int:
     """Detach from whoever started us and guard until the lock is free."""
     config = json.loads(Path(config_path).read_text())
     folder = Path(config["folder"])
-    # Twice: whoever started us needs no waiting for our end, and we lead no session that owns a terminal.
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    with (folder / "guard.lock").open("w") as own, (folder / "users.lock").open("w") as users:
+    with (folder / "guard.lock").open("a") as own, (folder / "users.lock").open("a") as users:
         if not _take(own):
             return 3
+        # Whoever started us waits for the first process only, and finds the lock taken when it has ended.
+        if os.fork():
+            os._exit(0)
+        os.setsid()
         code = Guard(config).run(users)
         # The locks go with the process: whoever waits for them finds it gone and not about to go.
         os._exit(code)

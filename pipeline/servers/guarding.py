@@ -57,11 +57,13 @@ def lock_file(path: Path, operation: int) -> TextIO:
 
 def is_locked(path: Path) -> bool:
     """Tell whether somebody holds the lock exclusively."""
-    with path.open("a") as handle:
-        try:
+    try:
+        with path.open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:  # the folder itself is gone
+        return False
+    except BlockingIOError:
+        return True
     return False
 
 
@@ -121,8 +123,8 @@ class GuardFolder:
         self._await_guard()
 
     def _await_guard(self) -> None:
-        deadline = time.monotonic() + 10
-        while not self.is_guarded() and self.status() is None and time.monotonic() < deadline:
+        """Wait until the guard has started its services, or has ended because they did."""
+        while self.status() is None and self.is_guarded():
             time.sleep(0.01)
 
     def status(self) -> dict[str, Any] | None:
@@ -140,7 +142,7 @@ class GuardFolder:
         self._users.close()
         self._users = None
         noticed, stopped = time.monotonic() + _NOTICE_SECONDS, time.monotonic() + _STOP_SECONDS
-        while self.path.exists() and self.is_guarded():
+        while self.is_guarded():
             is_stopping = (self.path / "stopping").exists()
             if time.monotonic() > (stopped if is_stopping else noticed):
                 return

@@ -53,7 +53,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return str(self._binaries / name)
 
     def _folders(self) -> Sequence[Path]:
-        return [self.folder, self._data.parent]
+        return [self._data.parent, self.folder]
 
     def _prepare(self) -> None:
         if self._data.exists():

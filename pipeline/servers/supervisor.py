@@ -1,4 +1,4 @@
-"""Services whose lives are tied to the process that supervises them: workers, beat, Flower, the web server."""
+"""Services whose lives are tied to the process that supervises them: workers, beat, Flower, the API."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -52,7 +52,7 @@ def home_of(folder: Path, account: Account) -> Path:
 
 
 def reachable_copy(package: Path, *, name: str) -> Path:
-    """Copy a wheel's package, with the libraries beside it, to where everybody can read it; once a version."""
+    """Copy a wheel's package and the libraries beside it to where all can read it, once a version."""
     target = _SHARED / name
     if not target.exists():
         _SHARED.mkdir(parents=True, exist_ok=True)

@@ -184,7 +184,7 @@ def test_an_upload_that_is_gone_fails_the_job_and_says_so(
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_chunk_that_never_works_fails_the_job_and_loses_no_other_row(
-    session: Session, submit: Submit, run_all: RunAll, monkeypatch: pytest.MonkeyPatch
+    session: Session, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = submit(rows(range(30)))
     chunks = run_chunk(submission.plan)

@@ -23,11 +23,10 @@ def submission(submit: Submit) -> Submission:
     return submit(CSV)
 
 
-def _age(session: Session, seconds: int, *, condition: str = "true") -> None:
+def _age(session: Session, seconds: int) -> None:
     session.execute(
-        text(
-            f"UPDATE work_chunks SET published_at = published_at - make_interval(secs => {seconds}) WHERE {condition}"
-        )
+        text("UPDATE work_chunks SET published_at = published_at - make_interval(secs => :seconds)"),
+        {"seconds": seconds},
     )
     session.commit()
 

@@ -1,0 +1,115 @@
+"""Which encoding a file is in: UTF-8, strictly, or a refusal that says where and what else it may be.
+
+Nothing is guessed: charset guessers were wrong on every real file that they were tried on.
+"""
+
+import codecs
+
+from pipeline.csvfile.lines import count_line_ends
+from pipeline.errors import InputError
+
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# What spreadsheets and databases write where they do not write UTF-8, the most common first.
+_CANDIDATES = ("cp1252", "cp1250", "cp1251", "gb18030", "shift_jis", "euc_kr", "big5", "mac_roman")
+_SHOWN_CANDIDATES = 4
+_EXCERPT_BYTES = 30
+
+
+def find_encoding(head: bytes, explicit: str | None) -> str:
+    """Name the encoding of a file: `utf-8`, or `utf-8-sig` where the file starts with the UTF-8 mark.
+
+    Args:
+        head: the first bytes of the file.
+        explicit: the encoding given with the job; it wins over a byte order mark.
+
+    Raises:
+        InputError: the encoding is not UTF-8, or there is none of that name.
+    """
+    if explicit is not None:
+        _check_explicit(explicit)
+    else:
+        _refuse_other_marks(head)
+    return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
+
+
+def mark_length(encoding: str) -> int:
+    """Count the bytes of the byte order mark that `find_encoding` found."""
+    return len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0
+
+
+def _check_explicit(encoding: str) -> None:
+    try:
+        name = codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise InputError(f"there is no encoding {encoding!r}: give a name such as utf-8 or cp1252") from None
+    if name not in ("utf-8", "utf-8-sig"):
+        raise InputError(f"files in {name} cannot be read yet: {_convert(name)}")
+
+
+def _refuse_other_marks(head: bytes) -> None:
+    for mark, name in _OTHER_MARKS:
+        if head.startswith(mark):
+            raise InputError(f"the file starts with the byte order mark of {name}: {_convert(name)}")
+
+
+def _convert(name: str) -> str:
+    return f"convert the file to UTF-8, for example with `iconv -f {name} -t utf-8`, and submit it again"
+
+
+def check_utf8(data: bytes, *, offset: int, line: int, final: bool) -> None:
+    """Check that `data` is UTF-8.
+
+    Args:
+        data: bytes that start at a line's start.
+        offset: where `data` starts in the file, for the message.
+        line: the physical line that `data` starts in, from 1.
+        final: whether the file ends with `data`; otherwise a sequence may be cut off at its end.
+
+    Raises:
+        InputError: names the first invalid byte, its line and the encodings that would read it.
+    """
+    if data.isascii():
+        return
+    try:
+        codecs.utf_8_decode(data, "strict", final)
+    except UnicodeDecodeError as error:
+        raise _invalid_byte(data, error.start, offset, line) from None
+
+
+def _invalid_byte(data: bytes, position: int, offset: int, line: int) -> InputError:
+    line += count_line_ends(data[:position])
+    readings = _readings(_excerpt(data, position))
+    likely = f" It would read {'; '.join(readings)}." if readings else ""
+    return InputError(
+        f"byte 0x{data[position]:02X} at offset {offset + position} (line {line}) is not UTF-8.{likely} "
+        "Find out how the file was written, convert it to UTF-8, for example with "
+        "`iconv -f cp1252 -t utf-8`, and submit it again"
+    )
+
+
+def _excerpt(data: bytes, position: int) -> bytes:
+    """Cut what stands around a byte out of its line, from a word's start where there is one near."""
+    before = data[max(0, position - _EXCERPT_BYTES) : position].splitlines(keepends=True)
+    start = before[-1] if before and not before[-1].endswith((b"\n", b"\r")) else b""
+    if len(start) == _EXCERPT_BYTES and b" " in start:
+        start = start[start.index(b" ") + 1 :]
+    return start + data[position : position + _EXCERPT_BYTES].splitlines()[0]
+
+
+def _readings(excerpt: bytes) -> list[str]:
+    readings: dict[str, str] = {}
+    for name in _CANDIDATES:
+        # An excerpt may end inside a character: only its whole characters count.
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(excerpt)
+        except UnicodeDecodeError:
+            continue
+        if text.replace("\t", " ").isprintable():
+            readings.setdefault(text, name)
+    return [f"{text!r} in {name}" for text, name in list(readings.items())[:_SHOWN_CANDIDATES]]

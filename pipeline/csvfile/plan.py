@@ -1,0 +1,94 @@
+"""The plan of a file: how it is read, how many records it has, and chunks of whole records."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pipeline.csvfile.head import parse_head, read_head
+from pipeline.csvfile.reader import no_data_record
+from pipeline.csvfile.scan import RecordPlace, RecordScanner
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpan:
+    """A run of whole records: bytes from `start` up to, not including, `end` of the file.
+
+    `first_line` is the physical line (from 1) at `start`, where the first record starts.
+    """
+
+    start: int
+    end: int
+    first_line: int
+    record_count: int
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """How a file is read and split. `total_records` counts malformed records too, the header not."""
+
+    header: tuple[str, ...]
+    delimiter: str
+    encoding: str
+    total_records: int
+    chunks: tuple[ChunkSpan, ...]
+
+
+def plan_file(
+    source: BinaryIO,
+    *,
+    chunk_rows: int,
+    chunk_bytes: int,
+    max_record_bytes: int,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> FilePlan:
+    """Read a file once, from its start to its end, and split it into chunks.
+
+    Memory is bounded by `max_record_bytes` and a block of the file, whatever the file's size.
+
+    Args:
+        source: the file's bytes, at its start.
+        chunk_rows: the most records of a chunk.
+        chunk_bytes: the most bytes of a chunk; a chunk of one record may have more.
+        max_record_bytes: a record larger than this is refused.
+        delimiter: wins over detection.
+        encoding: wins over a byte order mark.
+        on_progress: called about once a megabyte with the number of bytes read so far.
+
+    Raises:
+        EmptyFileError: there is no header or no data record.
+        InputError: a byte is not UTF-8, a quote is never closed, a record is too large, or the header or an
+            option cannot be used. The message names the line.
+    """
+    head_bytes, complete = read_head(source)
+    head = parse_head(head_bytes, complete=complete, delimiter=delimiter, encoding=encoding)
+    scanner = RecordScanner(
+        source,
+        head_bytes[head.body_start :],
+        offset=head.body_start,
+        line=head.body_line,
+        delimiter=head.delimiter,
+        max_record_bytes=max_record_bytes,
+        on_progress=on_progress,
+    )
+    chunks = tuple(_group(scanner.places(), chunk_rows, chunk_bytes))
+    if not chunks:
+        raise no_data_record()
+    total = sum(chunk.record_count for chunk in chunks)
+    return FilePlan(head.header, head.delimiter, head.encoding, total, chunks)
+
+
+def _group(places: Iterable[RecordPlace], chunk_rows: int, chunk_bytes: int) -> Iterator[ChunkSpan]:
+    """Close a chunk before the record that would make it too large, but never without a record."""
+    count = first_line = chunk_start = chunk_end = 0
+    for line, start, end in places:
+        if count and (count == chunk_rows or end - chunk_start > chunk_bytes):
+            yield ChunkSpan(chunk_start, chunk_end, first_line, count)
+            count = 0
+        if not count:
+            first_line, chunk_start = line, start
+        count += 1
+        chunk_end = end
+    if count:
+        yield ChunkSpan(chunk_start, chunk_end, first_line, count)

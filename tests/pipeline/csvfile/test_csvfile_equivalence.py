@@ -1,0 +1,160 @@
+"""However a file is split, its records are those of one `csv.reader(strict=True)` over the whole of it."""
+
+import csv
+import io
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.csvfile import Row, plan_file, read_chunk
+from pipeline.csvfile.scan import RecordPlace, RecordScanner
+from pipeline.errors import InputError
+
+LARGE = 10**9
+HEADER = "h1,h2"
+# What a reader stumbles over: quotes, every line end, delimiters, line ends of `str.splitlines` that are
+# content here, characters of one to four bytes, NUL and byte order marks.
+PIECES = ['"', '""', ",", ";", "\t", "|", "\n", "\r", "\r\n", "a", " ", "é", "€", "😀"]
+PIECES += ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\0", "\ufeff", '"\r', '"\n', '"\r\n', '\n"']
+
+noise = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
+plain = st.text(alphabet=st.sampled_from("ab \u2028é😀"), max_size=6)
+quoted = noise.map(lambda text: '"' + text.replace('"', '""') + '"')
+stray = st.tuples(plain, plain).map(lambda parts: f'x{parts[0]}"{parts[1]}')
+fields = st.one_of(plain, quoted, stray)
+line_ends = st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\r\n\r\n", "\r\r"])
+records = st.tuples(st.lists(fields, min_size=1, max_size=4).map(",".join), line_ends).map("".join)
+bodies = st.one_of(noise, st.tuples(st.lists(records, max_size=8).map("".join), noise).map("".join))
+first_line_ends = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+class Whole(NamedTuple):
+    rows: list[Row]
+    is_open_at_end: bool
+
+
+def read_whole(text: str, delimiter: str) -> Whole:
+    """Read as the rules say: `csv.reader`, strict, over lines split as `open(newline="")` splits them."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[Row] = []
+    line = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return Whole(rows, is_open_at_end=False)
+        except csv.Error as error:
+            if str(error) == "unexpected end of data":
+                return Whole(rows, is_open_at_end=True)
+            rows.append(Row(line, None))
+        else:
+            if fields:
+                rows.append(Row(line, fields))
+        line = reader.line_num + 1
+
+
+def read_planned(data: bytes, delimiter: str, *, chunk_rows: int, chunk_bytes: int) -> list[Row]:
+    plan = plan_file(
+        io.BytesIO(data),
+        chunk_rows=chunk_rows,
+        chunk_bytes=chunk_bytes,
+        max_record_bytes=LARGE,
+        delimiter=delimiter,
+    )
+    rows: list[Row] = []
+    for chunk in plan.chunks:
+        part = data[chunk.start : chunk.end]
+        read = list(read_chunk(part, first_line=chunk.first_line, delimiter=plan.delimiter))
+        assert len(read) == chunk.record_count
+        assert 1 <= chunk.record_count <= chunk_rows
+        assert chunk.end - chunk.start <= chunk_bytes or chunk.record_count == 1
+        rows += read
+    assert len(rows) == plan.total_records
+    return rows
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    body=bodies,
+    end=first_line_ends,
+    delimiter=st.sampled_from(",;\t|"),
+    mark=st.booleans(),
+    chunk_rows=st.integers(1, 5),
+    chunk_bytes=st.one_of(st.integers(1, 40), st.just(LARGE)),
+)
+def test_chunks_give_the_records_of_the_whole_file(
+    body: str, end: str, delimiter: str, *, mark: bool, chunk_rows: int, chunk_bytes: int
+) -> None:
+    text = HEADER + end + body
+    whole = read_whole(text, delimiter)
+    data = (b"\xef\xbb\xbf" if mark else b"") + text.encode()
+
+    if whole.is_open_at_end or len(whole.rows) < 2:
+        with pytest.raises(InputError):
+            read_planned(data, delimiter, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
+    else:
+        rows = read_planned(data, delimiter, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
+        assert rows == whole.rows[1:]
+
+
+class ShortReads(io.BytesIO):
+    """A file that gives at most `size` bytes at a time, as a pipe or an object store may."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        super().__init__(data)
+        self._size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(self._size if size is None or size < 0 else min(size, self._size))
+
+
+def places_or_error(data: bytes, *, head: int, block: int) -> list[RecordPlace] | str:
+    scanner = RecordScanner(
+        ShortReads(data[head:], block), data[:head], offset=7, line=3, delimiter=",", max_record_bytes=LARGE
+    )
+    try:
+        return list(scanner.places())
+    except InputError as error:
+        return str(error)
+
+
+@settings(deadline=None, max_examples=400)
+@given(body=bodies, head=st.integers(0, 20), block=st.integers(1, 9))
+def test_the_places_of_records_do_not_depend_on_where_blocks_end(body: str, head: int, block: int) -> None:
+    data = body.encode()
+
+    assert places_or_error(data, head=head, block=block) == places_or_error(data, head=len(data), block=1)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    body=bodies,
+    limit=st.integers(1, 30),
+    blocks=st.tuples(st.integers(1, 9), st.integers(1, 99)),
+)
+def test_a_record_is_refused_for_its_size_wherever_blocks_end(
+    body: str, limit: int, blocks: tuple[int, int]
+) -> None:
+    data = body.encode()
+
+    def outcome(block: int) -> list[RecordPlace] | None:
+        source = ShortReads(data, block)
+        scanner = RecordScanner(source, b"", offset=0, line=1, delimiter=",", max_record_bytes=limit)
+        try:
+            return list(scanner.places())
+        except InputError:
+            return None
+
+    assert outcome(blocks[0]) == outcome(blocks[1])
+
+
+@settings(deadline=None, max_examples=100)
+@given(prefix=bodies, cut=st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\xe2\x28"]))
+def test_the_first_invalid_byte_is_named_with_its_offset_and_line(prefix: str, cut: bytes) -> None:
+    before = HEADER.encode() + b"\nx," + prefix.encode()
+    line = len(io.StringIO(before.decode() + "x", newline="").readlines())
+
+    with pytest.raises(InputError, match=rf"at offset {len(before)} \(line {line}\) is not UTF-8"):
+        plan_file(io.BytesIO(before + cut + b"\n1,2\n"), chunk_rows=1, chunk_bytes=1, max_record_bytes=LARGE)
