@@ -9,7 +9,7 @@ from pipeline.csvfile.encoding import check_utf8
 from pipeline.csvfile.lines import as_latin1, complete_length
 from pipeline.csvfile.reader import make_reader, oversized_record, unclosed_quote
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 256 * 1024
 
 # Physical line (from 1) and byte offset where a record starts, byte offset where it ends.
 RecordPlace = tuple[int, int, int]

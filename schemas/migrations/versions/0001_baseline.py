@@ -332,7 +332,8 @@ CREATE FUNCTION public.opspipe_forget_identities() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        TRUNCATE public.record_identities;
+        -- Not TRUNCATE: the same command may be truncating both tables.
+        DELETE FROM public.record_identities;
     ELSE
         DELETE FROM public.record_identities AS identity USING gone WHERE identity.record_id = gone.id;
     END IF;

