@@ -52,7 +52,7 @@ if _is_amqp:
     task_default_queue_type = "quorum"
     # A countdown on a direct exchange blocks the worker; on a topic exchange it does not.
     task_default_exchange_type = "topic"
-    broker_transport_options = {"confirm_publish": True}
+    broker_transport_options: dict[str, object] = {"confirm_publish": True}
     task_queues = [
         Queue(name, routing_key=name, queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 100})
         for name in _queue_names

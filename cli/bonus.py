@@ -5,11 +5,11 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
-from pipeline.bonus import create_window, get_window, list_windows, refresh_open_windows, show_standings
-from pipeline.bonus.standings import WindowStandings
 
 from cli.common import database
 from cli.output import JsonOption, console, print_json, print_table
+from pipeline.bonus import create_window, get_window, list_windows, refresh_open_windows, show_standings
+from pipeline.bonus.standings import WindowStandings
 
 app = typer.Typer(no_args_is_help=True, help="Bonus windows: who met which target.")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.output import errors
+from cli.output import console, errors
 from pipeline.servers.supervisor import Service, Supervisor
 from pipeline.settings import Settings, get_settings
 from tasks.workers import count_workers
@@ -97,6 +97,14 @@ def web(settings: Settings, logs: Path) -> Service:
         environment={},
         stop_signals=_SERVER_SIGNALS,
         log_path=logs / "web.log",
+    )
+
+
+def print_addresses(settings: Settings, password: str) -> None:
+    """Say where the API and Flower are."""
+    console.print(f"API      http://{settings.host}:{settings.port}/api/status", highlight=False)
+    console.print(
+        f"Flower   http://{settings.host}:{settings.flower_port}  (admin / {password})", highlight=False
     )
 
 

@@ -1,14 +1,22 @@
 """`opspipe up`: everything on this machine until Ctrl-C."""
 
-import signal
 import time
-from types import FrameType
 
 import typer
 
 from cli.common import prepare_database
 from cli.output import console
-from cli.services import check_services, flower, flower_password, logs_folder, supervised, web, workers
+from cli.services import (
+    check_services,
+    flower,
+    flower_password,
+    logs_folder,
+    print_addresses,
+    supervised,
+    web,
+    workers,
+)
+from cli.signals import interrupt_on_sigterm
 from pipeline.database import transaction
 from pipeline.servers import endpoints
 from pipeline.settings import get_settings
@@ -22,18 +30,17 @@ def register(app: typer.Typer) -> None:
 
 def up() -> None:
     """Run servers (where no URL is set), workers, beat, Flower and the API; Ctrl-C stops all of it."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     settings = get_settings()
     with console.status("Starting the database and the broker"):
-        endpoints()
+        _ = endpoints().database_url, endpoints().broker_url
         prepare_database()
     with transaction() as session:
         token = ensure_first_token(session)
     logs, password = logs_folder(settings), flower_password(settings)
     services = [*workers(settings, logs), flower(settings, logs, password), web(settings, logs)]
     with supervised(services) as supervisor:
-        console.print(f"API      http://{settings.host}:{settings.port}/api/status")
-        console.print(f"Flower   http://{settings.host}:{settings.flower_port}  (admin / {password})")
+        print_addresses(settings, password)
         console.print(f"Logs     {logs}")
         if token:
             console.print(f"Token    {token}  [dim](admin; shown this once)[/]")
@@ -44,7 +51,3 @@ def up() -> None:
                 check_services(supervisor)
         except KeyboardInterrupt:
             console.print("Stopping")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -86,7 +86,8 @@ def _ledger() -> tuple[bool, str]:
             .limit(1)
         ).first()
     leased, pending = (counts.get(state, 0) for state in (ChunkState.LEASED, ChunkState.PENDING))
-    message = f"{leased} chunks being worked on, {pending} waiting"if stuck is None:
+    message = f"{leased} chunks being worked on, {pending} waiting"
+    if stuck is None:
         return True, message
     return False, f"{message}; job {stuck.job_id} waits because: {stuck.error}"
 

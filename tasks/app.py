@@ -11,7 +11,7 @@ app = Celery("opspipe", include=["tasks.ingest", "tasks.vectorize", "tasks.analy
 app.config_from_object("celeryconfig")
 
 
-@worker_process_init.connect  # type: ignore[untyped-decorator]
+@worker_process_init.connect
 def _start_clean(**_: Any) -> None:  # noqa: ANN401 - what Celery sends is its own
     """Give the forked worker connections of its own: a shared one mixes up answers."""
     forget_engine()

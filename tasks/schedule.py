@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 
 from pipeline.bonus import refresh_open_windows
-
 from pipeline.database import transaction
 from pipeline.sweeper import sweep as sweep_ledger
 from tasks.app import app

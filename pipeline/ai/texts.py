@@ -67,7 +67,8 @@ def _slices(texts: list[str]) -> Iterator[list[str]]:
 
 def _join(vectors: Vectors, parts: list[str]) -> Vectors:
     if len(parts) == 1:
-        return vectors[0]
+        only: Vectors = vectors[0]
+        return only
     mean = np.average(vectors, axis=0, weights=[len(part) for part in parts])
     length = np.linalg.norm(mean)
     return np.asarray(mean / length if length else mean)

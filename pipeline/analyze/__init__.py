@@ -2,12 +2,18 @@
 
 from pipeline.analyze.assess import assess_chunk
 from pipeline.analyze.plan import plan_analyze
-from pipeline.analyze.start import AnalysisStart, start_analysis, start_due_analyses
+from pipeline.analyze.start import (
+    AnalysisStart,
+    require_guidelines,
+    start_analysis,
+    start_due_analyses,
+)
 
 __all__ = [
     "AnalysisStart",
     "assess_chunk",
     "plan_analyze",
+    "require_guidelines",
     "start_analysis",
     "start_due_analyses",
 ]

@@ -54,7 +54,7 @@ def plan_file(
         max_record_bytes: a record larger than this is refused.
         delimiter: wins over detection.
         encoding: wins over a byte order mark.
-        on_progress: called about once a megabyte with the number of bytes read so far.
+        on_progress: called after each block of 256 KiB with the number of bytes read so far.
 
     Raises:
         EmptyFileError: there is no header or no data record.

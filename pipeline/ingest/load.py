@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from pipeline.ingest.rows import Record, RowReader
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -14,6 +13,7 @@ from pipeline.csvfile import read_chunk
 from pipeline.database import driver_connection, transaction
 from pipeline.ids import new_cuids
 from pipeline.ingest.context import LoadContext
+from pipeline.ingest.rows import Record, RowReader
 from pipeline.ingest.submit import row_options
 from pipeline.ledger import ChunkResult, Claim
 from pipeline.storage import get_storage

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.ingest.rows import RowOptions, RowReader
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
-from pipeline.csvfile import inspect_head
+from pipeline.csvfile import FileHead, inspect_head, read_chunk
 from pipeline.database import transaction
-from pipeline.errors import DuplicateError
+from pipeline.errors import DuplicateError, InputError
 from pipeline.ids import new_cuid
+from pipeline.ingest.rows import RowOptions, RowReader
 from pipeline.ledger import ChunkRef
 from pipeline.settings import get_settings
 from pipeline.storage import FileStorage, StoredFile, get_storage
@@ -19,6 +19,9 @@ from schemas.enums import JobStatus, Stage
 from schemas.options import IngestOptions
 from schemas.own import Upload, WorkJob
 from schemas.reference import IngestJob
+
+# How much of a file is read to estimate its number of records.
+_SAMPLE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Submission:
     job_id: str
     plan: ChunkRef
     size_bytes: int
+    # By the density of the file's beginning; the plan counts exactly.
+    estimated_records: int
 
 
 def submit_csv(
@@ -49,7 +54,7 @@ def submit_csv(
     storage, upload_id = get_storage(), new_cuid()
     stored = storage.put(f"{upload_id}.csv", source, max_bytes=get_settings().max_upload_bytes)
     try:
-        _check_head(storage, stored, options)
+        estimate = _check_head(storage, stored, options)
         with transaction() as session:
             if not force:
                 _refuse_same_bytes(session, project_id, stored.sha256)
@@ -61,17 +66,34 @@ def submit_csv(
                 size_bytes=stored.size_bytes,
                 sha256=stored.sha256,
             )
-            return _make_job(session, upload, options)
+            plan = _make_job(session, upload, options)
+        return Submission(plan.job_id, plan, stored.size_bytes, estimate)
     except BaseException:
         storage.delete(stored.key)
         raise
 
 
-def _check_head(storage: FileStorage, stored: StoredFile, options: IngestOptions) -> None:
+def _check_head(storage: FileStorage, stored: StoredFile, options: IngestOptions) -> int:
+    """See that the file can be read as asked; gives an estimate of its records."""
     with storage.open(stored.key) as source:
         head = inspect_head(source, delimiter=options.delimiter, encoding=options.encoding)
     # A mapping that names a missing column is refused now, not by the first worker.
     RowReader(head.header, row_options(options, file_name=""))
+    return _estimate_records(storage, stored, head)
+
+
+def _estimate_records(storage: FileStorage, stored: StoredFile, head: FileHead) -> int:
+    end = min(stored.size_bytes, head.body_start + _SAMPLE_BYTES)
+    sample = storage.read_range(stored.key, head.body_start, end)
+    # Cut behind a line end: not inside a character, and at worst inside one quoted field.
+    sample = sample[: sample.rfind(b"\n") + 1] or sample
+    count = 0
+    try:
+        for count, _ in enumerate(read_chunk(sample, first_line=1, delimiter=head.delimiter), start=1):  # noqa: B007 - the last number is what is wanted
+            pass
+    except (InputError, UnicodeDecodeError):
+        pass  # the sample ends inside a field; the plan will say if it is the file that does
+    return max(1, round(count * (stored.size_bytes - head.body_start) / max(1, len(sample))))
 
 
 def row_options(options: IngestOptions, *, file_name: str) -> RowOptions:
@@ -105,7 +127,7 @@ def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
         )
 
 
-def _make_job(session: Session, upload: Upload, options: IngestOptions) -> Submission:
+def _make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkRef:
     job_id = new_cuid()
     session.add(upload)
     session.add(IngestJob(id=job_id, project_id=upload.project_id, type=options.record_type))
@@ -116,4 +138,4 @@ def _make_job(session: Session, upload: Upload, options: IngestOptions) -> Submi
         )
     )
     session.flush()
-    return Submission(job_id, ledger.open_stage(session, job_id, Stage.LOAD), upload.size_bytes)
+    return ledger.open_stage(session, job_id, Stage.LOAD)

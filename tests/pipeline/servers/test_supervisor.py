@@ -56,8 +56,9 @@ import sys, time
 from pathlib import Path
 from pipeline.servers.supervisor import Service, Supervisor
 tmp_path = Path({str(tmp_path)!r})
-supervisor = Supervisor(tmp_path / "run", [Service(name="it", command=[sys.executable, "-c", "import time; time.sleep(600)"],
-    log_path=tmp_path / "it.log", stop_signals=[("TERM", 5.0)])])
+command = [sys.executable, "-c", "import time; time.sleep(600)"]
+it = Service(name="it", command=command, log_path=tmp_path / "it.log", stop_signals=[("TERM", 5.0)])
+supervisor = Supervisor(tmp_path / "run", [it])
 supervisor.start()
 print(supervisor.status()["it"]["pid"], flush=True)
 time.sleep(600)
