@@ -38,8 +38,8 @@ class Settings(BaseSettings):
     # A chunk ends earlier where rows are large, so that memory stays bounded.
     chunk_bytes: int = Field(default=8 * 1024**2, ge=1)
     max_record_bytes: int = Field(default=4 * 1024**2, ge=1)
-    # Records a vectorize or analyze chunk: about a second of work for the local model.
-    embed_batch: int = Field(default=128, ge=1)
+    # Records a vectorize or analyze chunk: a fraction of a second of work for the local model.
+    embed_batch: int = Field(default=64, ge=1)
     ai_concurrency: int = Field(
         default=0, ge=0, description="worker processes of the AI stages; 0: one a core"
     )

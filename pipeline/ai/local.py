@@ -17,10 +17,11 @@ from schemas.report import AlignmentReport, GuidelineFinding
 DIMENSIONS = 512
 
 # Cosine similarities of whole records to single rules, measured on 175 role prompts, 450 safety prompts and
-# hand-made texts against twelve rules for prompts: texts that have nothing to do with a rule lie between
-# -0.10 and 0.10, texts that follow it between 0.15 and 0.35.
-COVERED_SIMILARITY = 0.15
-FULL_SIMILARITY = 0.25
+# tasks and feedback written for the purpose, against twelve rules: a text lies between -0.10 and 0.10 of a
+# rule that it has nothing to do with, and between 0.20 and 0.50 of one that it speaks of. With these numbers
+# the median scores were 20 (safety prompts), 39 (role prompts), 57 (tasks) and 82 (feedback).
+COVERED_SIMILARITY = 0.20
+FULL_SIMILARITY = 0.40
 # A record need not speak of every rule: the score looks at the nearest third, at least three.
 _SHARE, _LEAST_RULES = 3, 3
 _MOST_SUGGESTIONS = 3

@@ -148,7 +148,10 @@ def _person(chance: random.Random) -> tuple[str, str]:
 
 def _task(chance: random.Random, number: int) -> list[str]:
     topic, audience = chance.choice(_TOPICS), chance.choice(_AUDIENCES)
-    parts = [f"Write {chance.choice(_FORMATS)} about {topic} for {audience}."]
+    if chance.random() < 0.2:  # noqa: PLR2004 - as people do write tasks
+        parts = [f"Write something about {topic}, you know what I mean."]
+    else:
+        parts = [f"Write {chance.choice(_FORMATS)} about {topic} for {audience}."]
     if chance.random() < 0.6:  # noqa: PLR2004
         parts.append(f"The goal is that {audience} understand it at once. {chance.choice(_FACTS)}")
     if chance.random() < 0.5:  # noqa: PLR2004

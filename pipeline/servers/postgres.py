@@ -82,7 +82,10 @@ class EmbeddedPostgres(EmbeddedServer):
             [
                 self._binary("initdb"),
                 f"--pgdata={folder}",
+                # Sorts by code point, and yet knows that É in lower case is é.
                 "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
                 "--encoding=UTF8",
                 f"--username={_USER}",
                 f"--pwfile={password}",
