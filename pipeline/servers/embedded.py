@@ -4,6 +4,7 @@ Whoever uses a server holds a shared lock; a guard owns the server and stops it 
 more (docs/decisions/0004-shared-embedded-servers.md).
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,12 +20,13 @@ from pipeline.errors import FatalError
 from pipeline.servers.guarding import GuardFolder, Service, lock_file
 
 _PORTS_TO_TRY = 5
-_START_SECONDS = 60.0
 _LOG_LINES = 5
 
 
 class EmbeddedServer(ABC):
     """A server of our own under a folder."""
+
+    start_seconds = 60.0
 
     def __init__(self, folder: Path, *, durable: bool = True, remove_at_end: bool = False) -> None:
         self.folder = folder
@@ -70,8 +72,9 @@ class EmbeddedServer(ABC):
         """End the guard of a starter that was killed before the server was ready."""
         status = self._guard.status()
         if status is not None and self._guard.is_guarded():
-            os.kill(status["guard"], signal.SIGTERM)
-        deadline = time.monotonic() + _START_SECONDS
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(status["guard"], signal.SIGTERM)
+        deadline = time.monotonic() + self.start_seconds
         while self._guard.is_guarded() and time.monotonic() < deadline:
             time.sleep(0.02)
 
@@ -80,6 +83,7 @@ class EmbeddedServer(ABC):
         self._prepare()
         for _ in range(_PORTS_TO_TRY):
             port = free_port()
+            log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
             self._guard.launch(
                 [self._service(port)],
                 restart_if_exists=self._state_path,
@@ -90,24 +94,35 @@ class EmbeddedServer(ABC):
                 url = self._url(port)
                 write_secret(self._state_path, json.dumps({"url": url, "port": port}))
                 return url
-        raise FatalError(f"the embedded {self._name} does not start: {self._log_tail()}")
+            if "ddress already in use" not in self._log_text(log_start):
+                break
+        raise FatalError(f"the embedded {self._name} does not start: {self._log_tail(log_start)}")
 
     def _wait_until_ready(self, port: int) -> bool:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._answers(port):
-                return True
-            if not self._guard.is_guarded():
-                return False
-            time.sleep(0.02)
+        deadline = time.monotonic() + self.start_seconds
+        try:
+            while time.monotonic() < deadline:
+                if self._answers(port):
+                    return True
+                if not self._guard.is_guarded():
+                    return False
+                time.sleep(0.02)
+        except BaseException:
+            self._end_unready_guard()
+            raise
         self._end_unready_guard()
         return False
 
-    def _log_tail(self) -> str:
-        try:
-            lines = self._log_path.read_text(errors="replace").strip().splitlines()
-        except FileNotFoundError:
-            lines = []
+    def _log_text(self, start: int) -> str:
+        """Read what this start added to the log."""
+        if not self._log_path.exists():
+            return ""
+        with self._log_path.open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    def _log_tail(self, start: int) -> str:
+        lines = self._log_text(start).strip().splitlines()
         return " | ".join(lines[-_LOG_LINES:]) or f"see {self.folder / 'guard.log'}"
 
     def _secret(self, name: str) -> str:

