@@ -33,8 +33,8 @@ worker_cancel_long_running_tasks_on_connection_loss = True
 task_soft_time_limit = _HARD_LIMIT_SECONDS - 60
 task_time_limit = _HARD_LIMIT_SECONDS
 
-worker_soft_shutdown_timeout = 5.0
-worker_enable_soft_shutdown_on_idle = True
+# A stopping worker may finish its chunk, which takes less; an idle one leaves at once.
+worker_soft_shutdown_timeout = 3.0
 worker_max_tasks_per_child = 2000
 worker_send_task_events = True
 task_send_sent_event = True

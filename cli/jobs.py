@@ -43,37 +43,18 @@ def jobs(
     if as_json:
         print_json(views)
         return
-    print_table(
-        (
-            "job",
-            "kind",
-            "project",
-            "status",
-            "total",
-            "saved",
-            "skipped",
-            "analyzed",
-            "created (UTC)",
-            "error",
-        ),
-        (_row(view) for view in views),
-    )
+    print_table(("job", "project", "status", "counts", "created (UTC)"), (_row(view) for view in views))
+    for view in views:
+        if view.error:
+            console.print(f"{view.id}: {view.error}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(view: JobView) -> tuple[object, ...]:
-    is_ingest = view.kind is JobKind.INGEST
-    return (
-        view.id,
-        view.kind,
-        view.project_name,
-        view.status,
-        view.total_records,
-        view.saved_count if is_ingest else None,
-        view.skipped_count if is_ingest else None,
-        None if is_ingest else view.processed_count,
-        f"{view.created_at:%Y-%m-%d %H:%M:%S}",
-        view.error,
-    )
+    if view.kind is JobKind.ANALYTICS:
+        counts = f"{view.processed_count:,} of {view.total_records:,} analyzed"
+    else:
+        counts = f"{view.saved_count:,} + {view.skipped_count:,} skipped of {view.total_records:,}"
+    return (view.id, view.project_name, view.status, counts, f"{view.created_at:%m-%d %H:%M}")
 
 
 def watch(job: JobArgument) -> None:

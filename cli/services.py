@@ -92,6 +92,8 @@ def web(settings: Settings, logs: Path) -> Service:
             "8",
             "--timeout",
             "120",
+            # It would lie in the user's home, the same one for every installation.
+            "--no-control-socket",
             "api:create_app()",
         ],
         environment={},

@@ -89,7 +89,8 @@ def test_a_batch_is_loaded_embedded_and_analyzed(
     assert session.scalar(text("SELECT min(cardinality(embedding)) FROM data_records")) == 512
     row = session.execute(
         text(
-            'SELECT a.*, "alignmentAnalysis" AS text FROM alignments a JOIN data_records r ON r.id = record_id'
+            'SELECT alignments.*, "alignmentAnalysis" AS text FROM alignments'
+            " JOIN data_records ON data_records.id = record_id"
         )
     ).first()
     assert row is not None

@@ -1,0 +1,229 @@
+"""The command line as a person uses it: real processes, what they print and how they exit."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.sample import write_guidelines_pdf, write_sample_csv
+from pipeline.servers.embedded import free_port
+
+OPSPIPE = Path(sys.executable).with_name("opspipe")
+Wait = Callable[..., None]
+INTO_P = ("--project", "p", "--type", "task")
+
+
+class Cli:
+    """Commands on a home of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = os.environ | {
+            "OPSPIPE_HOME": str(home),
+            "OPSPIPE_DURABLE": "false",
+            "OPSPIPE_PORT": str(free_port()),
+            "OPSPIPE_FLOWER_PORT": str(free_port()),
+            "COLUMNS": "200",
+        }
+
+    def run(self, *arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [OPSPIPE, *arguments], env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str | Path) -> list[dict[str, object]]:
+        answer: list[dict[str, object]] = json.loads(self.run(*arguments, "--json").stdout)
+        return answer
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if (
+                    process.environ().get("OPSPIPE_HOME") == str(self.home)
+                    or str(self.home) in process.cmdline()
+                ):
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return [process for process in found if process.pid != os.getpid()]
+
+
+@pytest.fixture
+def cli() -> Iterator[Cli]:
+    with tempfile.TemporaryDirectory(prefix="opspipe-cli-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        made = Cli(Path(name))
+        try:
+            yield made
+        finally:
+            for process in made.processes():
+                process.kill()
+
+
+@pytest.fixture
+def up(cli: Cli) -> Iterator["subprocess.Popen[str]"]:
+    """`opspipe up`, running; its first lines are read by the test."""
+    with subprocess.Popen(
+        [OPSPIPE, "up"], env=cli.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_file_is_ingested_without_anything_running_and_nothing_runs_afterwards(
+    cli: Cli, tmp_path: Path
+) -> None:
+    facts = write_sample_csv(tmp_path / "sample.csv", rows=120)
+    done = cli.run("ingest", tmp_path / "sample.csv", *INTO_P, "--no-embed", "--wait")
+    kept = facts.saved_count + facts.skipped["Keyword Mismatch"]
+    assert f"{kept} saved" in done.stdout
+    assert cli.processes() == []
+    (job,) = cli.json("jobs")
+    assert (job["status"], job["saved_count"]) == ("COMPLETED", kept)
+
+
+def test_the_same_file_again_is_refused_in_one_line_and_forced_saves_nothing(
+    cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("id,prompt\n1,the only task there is\n")
+    ingest = ("ingest", tmp_path / "a.csv", *INTO_P, "--no-embed", "--wait")
+    cli.run(*ingest)
+    refused = cli.run(*ingest, expect=1)
+    assert re.fullmatch(r"opspipe: the same file was already submitted .*\n", refused.stderr)
+    assert "1 Duplicate ID" in cli.run(*ingest, "--force").stdout
+
+
+def test_a_job_that_fails_is_exit_code_one_and_says_why(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('prompt\nthe first task of all\n"never closed\n')
+    done = cli.run("ingest", tmp_path / "a.csv", *INTO_P, "--wait", expect=1)
+    assert "line 3" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("ingest", "--nonsense"), 2, "No such option"),
+        (("watch", "cnone"), 1, "there is no job 'cnone'"),
+        (("analyze", "nobody"), 1, "there is no project 'nobody'"),
+        (("settings", "set", "ai_provider", "oracle"), 1, "choose from local"),
+        (("settings", "set", "colour", "red"), 1, "there is no setting 'colour'"),
+        (
+            ("bonus", "create", "--start=2026-01-02", "--end=2026-01-01", "--tasks=1"),
+            1,
+            "after its start",
+        ),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line(
+    cli: Cli, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = cli.run(*arguments, expect=code)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_variable_is_named(cli: Cli) -> None:
+    cli.environment["OPSPIPE_CHUNK_ROWS"] = "many"
+    assert "OPSPIPE_CHUNK_ROWS" in cli.run("jobs", expect=1).stderr
+
+
+def test_an_analysis_without_guidelines_is_refused_at_once(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\nthe first task of all\n")
+    done = cli.run("ingest", tmp_path / "a.csv", *INTO_P, "--analyze", expect=1)
+    assert "opspipe guidelines" in done.stderr
+    assert cli.json("jobs") == []
+
+
+def test_settings_are_kept_and_secrets_are_not_shown(cli: Cli) -> None:
+    cli.run("settings", "set", "llm_model", "some-model")
+    cli.run("settings", "set", "openrouter_key", "sk-very-secret")
+    shown = cli.run("settings", "list", "--json").stdout
+    assert json.loads(shown) | {"llm_model": "some-model", "openrouter_key": "(set)"} == json.loads(shown)
+    assert "sk-very-secret" not in shown
+    assert "512 dimensions" in cli.run("settings", "test").stdout
+
+
+def test_the_database_is_upgraded_and_checked(cli: Cli) -> None:
+    cli.run("db", "upgrade")
+    assert "as the models say" in cli.run("db", "check").stdout
+
+
+def test_doctor_says_what_is_missing(cli: Cli) -> None:
+    findings = {
+        str(finding["part"]): finding for finding in json.loads(cli.run("doctor", "--json", expect=1).stdout)
+    }
+    assert findings["broker"]["is_well"] is False
+    assert "opspipe up" in findings["broker"]["message"]
+    assert cli.run("db", "upgrade")
+
+
+def test_up_runs_everything_and_ctrl_c_stops_all_of_it(
+    cli: Cli, up: "subprocess.Popen[str]", tmp_path: Path, wait: Wait
+) -> None:
+    assert up.stdout is not None
+    lines = [up.stdout.readline() for _ in range(4)]
+    token = re.search(r"otk_[0-9a-f]{64}", "".join(lines))
+    assert token, lines
+    port, flower_port = cli.environment["OPSPIPE_PORT"], cli.environment["OPSPIPE_FLOWER_PORT"]
+
+    def status() -> dict[str, object]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=5) as answer:
+                found: dict[str, object] = json.load(answer)
+                return found
+        except (urllib.error.URLError, ConnectionError):
+            return {}
+
+    wait(lambda: status().get("workers") == 3, seconds=60, what="three workers")
+    password = (cli.home / "flower.password").read_text()
+    wait(lambda: _flower_workers(flower_port, password) == 3, seconds=60, what="Flower's three workers")
+
+    write_guidelines_pdf(tmp_path / "g.pdf")
+    write_sample_csv(tmp_path / "sample.csv", rows=100)
+    assert "12 rules" in cli.run("guidelines", "p", tmp_path / "g.pdf").stdout
+    done = cli.run("ingest", tmp_path / "sample.csv", *INTO_P, "--analyze", "--wait")
+    assert done.stdout.count("COMPLETED") == 2
+
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=60)
+    assert up.returncode == 0
+    assert cli.processes() == []
+
+
+def _flower_workers(port: str, password: str) -> int:
+    credentials = b64encode(f"admin:{password}".encode()).decode()
+    question = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/workers?refresh=1", headers={"Authorization": f"Basic {credentials}"}
+    )
+    try:
+        with urllib.request.urlopen(question, timeout=10) as answer:
+            return len(json.load(answer))
+    except (urllib.error.URLError, ConnectionError):
+        return 0
+
+
+def test_up_that_was_killed_leaves_no_process_behind(
+    cli: Cli, up: "subprocess.Popen[str]", wait: Wait
+) -> None:
+    assert up.stdout is not None
+    assert "/api/status" in up.stdout.readline()
+    up.kill()
+    up.communicate()
+    wait(lambda: cli.processes() == [], seconds=30, what="the end of every process")
