@@ -1,6 +1,9 @@
 """`opspipe up`: everything on this machine until Ctrl-C."""
 
+import fcntl
 import time
+from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -18,9 +21,12 @@ from cli.services import (
 )
 from cli.signals import interrupt_on_sigterm
 from pipeline.database import transaction
+from pipeline.errors import ConflictError
 from pipeline.servers import endpoints
 from pipeline.settings import get_settings
 from pipeline.tokens import ensure_first_token
+
+_held: list[TextIO] = []
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +38,7 @@ def up() -> None:
     """Run servers (where no URL is set), workers, beat, Flower and the API; Ctrl-C stops all of it."""
     interrupt_on_sigterm()
     settings = get_settings()
+    _refuse_second(settings.home)
     with console.status("Starting the database and the broker"):
         _ = endpoints().database_url, endpoints().broker_url
         prepare_database()
@@ -51,3 +58,22 @@ def up() -> None:
                 check_services(supervisor)
         except KeyboardInterrupt:
             console.print("Stopping")
+
+
+def _refuse_second(home: Path) -> None:
+    """Hold the home for this process: a second `up` would fight for the ports.
+
+    Raises:
+        ConflictError: another `opspipe up` runs on it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    lock = (home / "up.lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConflictError(
+            f"`opspipe up` runs on {home} already: use it, or set another OPSPIPE_HOME"
+        ) from None
+    # Held until the process ends.
+    _held.append(lock)

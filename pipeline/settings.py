@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     ai_concurrency: int = Field(
         default=0, ge=0, description="worker processes of the AI stages; 0: one a core"
     )
-    lease_seconds: int = Field(default=120, ge=1)
+    # How long a dead worker's chunk waits; a living one renews its lease three times in this time.
+    lease_seconds: int = Field(default=15, ge=1)
     # Chunks of one job that are on the queue at a time, so that a large job does not hold up a small one.
     publish_window: int = Field(default=16, ge=1)
     timezone: str = "UTC"
