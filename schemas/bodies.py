@@ -16,19 +16,21 @@ def _split_list(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    return (
-        json.loads(text)
-        if text.startswith("[")
-        else [part.strip() for part in text.split(",") if part.strip()]
-    )
+    if text.startswith("["):
+        return _parse_json(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _parse_object(value: object) -> object:
     """Accept an object as JSON text."""
     if not isinstance(value, str):
         return value
+    return _parse_json(value) if value.strip() else {}
+
+
+def _parse_json(text: str) -> object:
     try:
-        return json.loads(value) if value.strip() else {}
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error}") from None
 

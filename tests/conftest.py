@@ -47,7 +47,11 @@ def servers() -> Iterator[None]:
         database.get_engine().dispose()
         database.forget_engine()
         release()
-        shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the home; after the servers in it have stopped."""
+    shutil.rmtree(HOME, ignore_errors=True)
 
 
 @pytest.fixture

@@ -151,23 +151,28 @@ def test_the_same_bytes_again_are_a_conflict_that_names_the_job(admin: Client, p
 
 
 @pytest.mark.parametrize(
-    ("fields", "file", "code", "word"),
+    ("fields", "file", "told"),
     [
-        ({}, CSV, "INVALID_INPUT", "projectId"),
-        ({"projectId": "PROJECT"}, CSV, "INVALID_INPUT", "type"),
-        ({"projectId": "PROJECT", "type": "NOVEL"}, CSV, "INVALID_INPUT", "type"),
-        ({"projectId": "PROJECT", "type": "TASK"}, None, "INVALID_INPUT", "file"),
-        ({"projectId": "PROJECT", "type": "TASK", "columnMapping": "{"}, CSV, "INVALID_INPUT", "JSON"),
-        ({"projectId": "PROJECT", "type": "TASK", "columnMapping": '{"x": "id"}'}, CSV, "INVALID_INPUT", "x"),
-        ({"projectId": "PROJECT", "type": "TASK", "filterKeywords": "[1"}, CSV, "INVALID_INPUT", "JSON"),
-        ({"projectId": "PROJECT", "type": "TASK", "analyze": "true"}, CSV, "INVALID_INPUT", "guidelines"),
-        ({"projectId": "PROJECT", "type": "TASK"}, "id,prompt\n", "EMPTY_FILE", "no data record"),
-        ({"projectId": "nowhere", "type": "TASK"}, CSV, "RESOURCE_NOT_FOUND", "nowhere"),
+        ({}, CSV, ("INVALID_INPUT", "projectId")),
+        ({"projectId": "PROJECT"}, CSV, ("INVALID_INPUT", "type")),
+        ({"projectId": "PROJECT", "type": "NOVEL"}, CSV, ("INVALID_INPUT", "type")),
+        ({"projectId": "PROJECT", "type": "TASK"}, None, ("INVALID_INPUT", "file")),
+        ({"projectId": "PROJECT", "type": "TASK", "columnMapping": "{"}, CSV, ("INVALID_INPUT", "JSON")),
+        (
+            {"projectId": "PROJECT", "type": "TASK", "columnMapping": '{"x": "id"}'},
+            CSV,
+            ("INVALID_INPUT", "x"),
+        ),
+        ({"projectId": "PROJECT", "type": "TASK", "filterKeywords": "[1"}, CSV, ("INVALID_INPUT", "JSON")),
+        ({"projectId": "PROJECT", "type": "TASK", "analyze": "true"}, CSV, ("INVALID_INPUT", "guidelines")),
+        ({"projectId": "PROJECT", "type": "TASK"}, "id,prompt\n", ("EMPTY_FILE", "no data record")),
+        ({"projectId": "nowhere", "type": "TASK"}, CSV, ("RESOURCE_NOT_FOUND", "nowhere")),
     ],
 )
 def test_a_wrong_submission_is_told_what_is_wrong(
-    admin: Client, project_id: str, fields: dict[str, str], file: str | None, code: str, word: str
+    admin: Client, project_id: str, fields: dict[str, str], file: str | None, told: tuple[str, str]
 ) -> None:
+    code, word = told
     fields = {name: project_id if value == "PROJECT" else value for name, value in fields.items()}
     answer = admin.upload("/api/ingest/csv", fields, None if file is None else file.encode())
     assert answer.status == (404 if code == "RESOURCE_NOT_FOUND" else 400)
