@@ -26,7 +26,7 @@ WORK: Mapping[Stage, tuple[Callable[[Claim], None], Callable[[Claim], None]]] = 
     Stage.VECTORIZE: (plan_vectorize, vectorize_chunk),
     Stage.ANALYZE: (plan_analyze, assess_chunk),
 }
-_LONGEST_DELAY_SECONDS = 60.0
+_SHORTEST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.5, 60.0
 
 
 def run_chunk(ref: ChunkRef) -> list[ChunkRef]:
@@ -78,7 +78,10 @@ def _work(held: Claim) -> None:
 
 
 def _give_back(held: Claim, error: TransientError) -> None:
-    delay = error.retry_after if error.retry_after is not None else _delay(held.fence)
+    # A server that says "now" is asked again soon, and not at once, over and over.
+    delay = (
+        _delay(held.fence) if error.retry_after is None else max(error.retry_after, _SHORTEST_DELAY_SECONDS)
+    )
     log.warning("%s is given back for %.1f s: %s", held.ref, delay, error)
     with transaction() as session:
         ledger.release(session, held, delay=delay, error=str(error), is_counted=False)

@@ -1,0 +1,115 @@
+"""Guidelines PDFs: their text, their rules, and the files that are refused with a reason."""
+
+import base64
+import io
+from pathlib import Path
+
+import pytest
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
+
+from pipeline.errors import InputError
+from pipeline.guidelines import decode_guidelines, encode_guidelines, read_guidelines, split_rules
+from pipeline.pdf_text import clean_text, read_pdf_text
+from pipeline.sample import write_guidelines_pdf
+
+TWO = ["Write in plain language.", "Name the audience you write for."]
+
+
+def pdf(*lines: str, password: str | None = None) -> bytes:
+    sink = io.BytesIO()
+    encryption = StandardEncryption(password) if password else None
+    canvas = Canvas(sink, encrypt=encryption)
+    for number, line in enumerate(lines):
+        canvas.drawString(50, 800 - 20 * number, line)
+    canvas.showPage()
+    canvas.save()
+    return sink.getvalue()
+
+
+def test_the_samples_rules_are_read_back_word_for_word(tmp_path: Path) -> None:
+    rules = write_guidelines_pdf(tmp_path / "g.pdf")
+    guidelines = read_guidelines((tmp_path / "g.pdf").read_bytes())
+    assert guidelines.rules == rules
+    assert "Guidelines for tasks and feedback" in guidelines.text
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (b"", "not a PDF"),
+        (b"id,prompt\n1,text\n", "not a PDF"),
+        (pdf("Some text that can be read.")[:300], "damaged"),
+        (pdf("Some text that can be read.", password="secret"), "encrypted"),
+        (pdf(), "no text"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason(file: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        read_guidelines(file)
+
+
+def test_a_pdf_without_rules_is_refused() -> None:
+    with pytest.raises(InputError, match="no rules"):
+        read_guidelines(pdf("Draft", "12"))
+
+
+def test_a_reading_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(InputError, match="took more than"):
+        read_pdf_text(pdf("Some text."), timeout_seconds=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "reason"),
+    [
+        ("text_4pages.pdf", 2580, None),
+        ("text_multicolumn.pdf", 1081, None),
+        ("scan_jbig2.pdf", 0, "no text"),
+        ("enc_libreoffice_password.pdf", 0, "encrypted"),
+        ("malformed_truncated.pdf", 0, "damaged"),
+    ],
+)
+def test_real_files_are_read_or_refused(shared_data: Path, name: str, words: int, reason: str | None) -> None:
+    file = (shared_data / "pdf" / name).read_bytes()
+    if reason:
+        with pytest.raises(InputError, match=reason):
+            read_pdf_text(file)
+    else:
+        # Words broken at a line's end are one word here and two for some readers.
+        assert len(read_pdf_text(file).split()) == pytest.approx(words, rel=0.05)
+
+
+def test_what_pdfium_leaves_in_a_text_is_cleaned() -> None:
+    assert clean_text("guide\x02\r\nline one\r\nline\x00 two\x0c") == "guideline one\nline two"
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("1. Write in plain language.\n2. Name the audience you write for.", TWO),
+        (
+            "• Write in plain\nlanguage, always.\n• Name the audience you write for.",
+            [f"{TWO[0][:-1]}, always.", TWO[1]],
+        ),
+        ("- Write in plain language.\n\n- Write in plain language.", ["Write in plain language."]),
+        ("Rules\n\nWrite in plain language. Name the audience you write for.\n\nPage 3 of 4", TWO),
+        ("a) Write in plain language.\nb) too short\nc) Name the audience you write for.", TWO),
+        ("", []),
+    ],
+)
+def test_a_text_is_split_into_its_rules(text: str, rules: list[str]) -> None:
+    assert split_rules(text) == rules
+
+
+def test_there_are_at_most_two_hundred_rules_of_at_most_six_hundred_characters() -> None:
+    text = "\n".join(f"{number}. Rule number {number} is this one." for number in range(300))
+    assert len(split_rules(text)) == 200
+    assert max(map(len, split_rules("- " + "x" * 2000 + "\n- The second rule of this text."))) <= 600
+
+
+def test_what_is_stored_is_read_back_also_as_a_data_uri() -> None:
+    stored = encode_guidelines(b"%PDF-1.7 and so on")
+    assert decode_guidelines(stored) == b"%PDF-1.7 and so on"
+    assert decode_guidelines(f"data:application/pdf;base64,{stored}") == b"%PDF-1.7 and so on"
+    with pytest.raises(InputError, match="not base64"):
+        decode_guidelines("?" + base64.b64encode(b"x").decode())
