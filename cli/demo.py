@@ -83,6 +83,7 @@ def _own_home() -> Iterator[Path]:
     home.chmod(0o755)  # nothing secret lies in the open, and PostgreSQL may run as somebody else
     os.environ |= {
         "OPSPIPE_HOME": str(home),
+        "OPSPIPE_TEMPORARY": "true",
         "OPSPIPE_PORT": str(free_port()),
         "OPSPIPE_FLOWER_PORT": str(free_port()),
     }

@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     home: Path = Path("~/.opspipe")
     # False for tests and demonstrations: the embedded servers do not wait for the disk.
     durable: bool = True
+    # Embedded servers take their data along when the last user leaves, as in the demo.
+    temporary: bool = False
     secret_key: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)

@@ -25,6 +25,7 @@ HOME = Path(tempfile.mkdtemp(prefix="opspipe-test-"))
 HOME.chmod(0o755)
 os.environ["OPSPIPE_HOME"] = str(HOME)
 os.environ["OPSPIPE_DURABLE"] = "false"
+os.environ["OPSPIPE_TEMPORARY"] = "true"
 
 from pipeline import database  # noqa: E402 - after the environment
 from pipeline.migrations import upgrade  # noqa: E402

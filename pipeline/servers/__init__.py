@@ -44,7 +44,9 @@ class Endpoints:
         settings = get_settings()
         with self._lock:
             if kind not in self._urls:
-                server = kind(settings.home / name, durable=settings.durable)
+                server = kind(
+                    settings.home / name, durable=settings.durable, remove_at_end=settings.temporary
+                )
                 self._servers.append(server)
                 self._urls[kind] = server.start()
             return self._urls[kind]

@@ -32,6 +32,7 @@ class Cli:
         self.environment = os.environ | {
             "OPSPIPE_HOME": str(home),
             "OPSPIPE_DURABLE": "false",
+            "OPSPIPE_TEMPORARY": "false",
             "OPSPIPE_PORT": str(free_port()),
             "OPSPIPE_FLOWER_PORT": str(free_port()),
             "COLUMNS": "200",
