@@ -25,7 +25,7 @@ from cli.services import (
     web,
     workers,
 )
-from cli.signals import interrupt_on_sigterm, stop_with_parent
+from cli.signals import stop_on_signals, stop_with_parent
 from pipeline.bonus import create_window, refresh_window, show_standings
 from pipeline.database import transaction
 from pipeline.errors import PipelineError
@@ -55,7 +55,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="The sample's seed.")] = 20260323,
 ) -> None:
     """Load, vectorize and analyze a sample, aggregate a bonus window, report, and stop all of it."""
-    interrupt_on_sigterm()
+    stop_on_signals()
     stop_with_parent()
     with _own_home() as home:
         facts, views, window_id = _run(home, rows=rows, seed=seed)

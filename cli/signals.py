@@ -9,9 +9,13 @@ from types import FrameType
 _LOOK_SECONDS = 0.5
 
 
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM end the command as Ctrl-C does: everything it started is stopped on the way out."""
-    signal.signal(signal.SIGTERM, _interrupt)
+def stop_on_signals() -> None:
+    """Let SIGTERM and SIGINT end the command as Ctrl-C does: what it started is stopped on the way out.
+
+    SIGINT too, because a shell that starts a command in the background has it ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

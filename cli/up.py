@@ -19,7 +19,7 @@ from cli.services import (
     web,
     workers,
 )
-from cli.signals import interrupt_on_sigterm
+from cli.signals import stop_on_signals
 from pipeline.database import transaction
 from pipeline.errors import ConflictError
 from pipeline.servers import endpoints
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def up() -> None:
     """Run servers (where no URL is set), workers, beat, Flower and the API; Ctrl-C stops all of it."""
-    interrupt_on_sigterm()
+    stop_on_signals()
     settings = get_settings()
     _refuse_second(settings.home)
     with console.status("Starting the database and the broker"):
