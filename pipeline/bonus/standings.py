@@ -1,11 +1,10 @@
 """Standings: counting a window's records by person, in one statement for all open windows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, bindparam, select, text
+from sqlalchemy import ARRAY, Select, Uuid, bindparam, select, text
 from sqlalchemy.orm import Session
 
 from pipeline.errors import NotFoundError
@@ -17,17 +16,21 @@ FREEZE_AFTER = timedelta(days=1)
 
 _IDS = bindparam("ids", type_=ARRAY(Uuid))
 
+
+def _trimmed(column: str) -> str:
+    return f"""nullif(btrim(record."{column}", E' \\t\\n\\r\\f\\v'), '')"""
+
+
 # createdAt has no zone and is UTC: the window's bounds are taken to UTC, the session's zone is left out.
 # A person is the e-mail address in lower case, else the id; who has neither is counted in the totals alone.
-_COUNTED = """
+# A person's name is the one of the latest record that has any.
+_COUNTED = f"""
     counted AS (
         SELECT
             bonus.id AS window_id,
-            coalesce(
-                nullif(lower(btrim(record."createdByEmail", E' \\t\\n\\r\\f\\v')), ''),
-                nullif(btrim(record."createdById", E' \\t\\n\\r\\f\\v'), '')
-            ) AS person,
-            max(nullif(btrim(record."createdByName"), '')) AS name,
+            coalesce(lower({_trimmed("createdByEmail")}), {_trimmed("createdById")}) AS person,
+            (array_agg({_trimmed("createdByName")} ORDER BY record."createdAt" DESC, record.id DESC)
+                FILTER (WHERE {_trimmed("createdByName")} IS NOT NULL))[1] AS name,
             count(*) FILTER (WHERE record.type = 'TASK') AS tasks,
             count(*) FILTER (WHERE record.type = 'FEEDBACK') AS feedback
         FROM bonus_windows AS bonus
@@ -37,7 +40,7 @@ _COUNTED = """
         WHERE bonus.id = ANY(:ids)
         GROUP BY bonus.id, person
     )
-"""
+"""  # noqa: S608 - put together from constants
 
 _FORGET = text("DELETE FROM bonus_standings WHERE window_id = ANY(:ids)").bindparams(_IDS)
 
@@ -45,21 +48,24 @@ _FORGET = text("DELETE FROM bonus_standings WHERE window_id = ANY(:ids)").bindpa
 _COUNT = text(f"""
     WITH {_COUNTED},
     totals AS (
-        INSERT INTO bonus_totals (window_id, task_count, feedback_count, person_count, computed_at)
-        SELECT bonus.id, coalesce(sum(tasks), 0), coalesce(sum(feedback), 0), count(person), :now
+        INSERT INTO bonus_totals (window_id, task_count, feedback_count, person_count, computed_at, frozen_at)
+        SELECT
+            bonus.id, coalesce(sum(tasks), 0), coalesce(sum(feedback), 0), count(person), :now,
+            CASE WHEN bonus."endTime" < :ended_before THEN CAST(:now AS timestamptz) END
         FROM bonus_windows AS bonus LEFT JOIN counted ON counted.window_id = bonus.id
         WHERE bonus.id = ANY(:ids)
         GROUP BY bonus.id
         ON CONFLICT (window_id) DO UPDATE SET
             task_count = excluded.task_count, feedback_count = excluded.feedback_count,
-            person_count = excluded.person_count, computed_at = excluded.computed_at
+            person_count = excluded.person_count, computed_at = excluded.computed_at,
+            frozen_at = excluded.frozen_at
     ),
     judged AS (
         SELECT
             counted.*, bonus."targetTaskCount" AS t1, bonus."targetFeedbackCount" AS f1,
             bonus."targetTaskCountTier2" AS t2, bonus."targetFeedbackCountTier2" AS f2,
             tasks >= bonus."targetTaskCount" AND feedback >= bonus."targetFeedbackCount" AS is_tier1,
-            bonus."targetTaskCountTier2" + bonus."targetFeedbackCountTier2" > 0
+            greatest(bonus."targetTaskCountTier2", bonus."targetFeedbackCountTier2") > 0
                 AND tasks >= bonus."targetTaskCountTier2"
                 AND feedback >= bonus."targetFeedbackCountTier2" AS meets_tier2
         FROM counted JOIN bonus_windows AS bonus ON bonus.id = counted.window_id
@@ -78,8 +84,6 @@ _COUNT = text(f"""
         CASE WHEN is_tier1 AND meets_tier2 THEN 2 WHEN is_tier1 THEN 1 ELSE 0 END
     FROM judged
 """).bindparams(_IDS)  # noqa: S608 - put together from constants
-
-_FREEZE = text("UPDATE bonus_totals SET frozen_at = :now WHERE window_id = ANY(:ids)").bindparams(_IDS)
 
 
 @dataclass(frozen=True)
@@ -125,45 +129,34 @@ def refresh_open_windows(session: Session, *, now: datetime) -> int:
     Returns:
         How many windows were counted.
     """
-    windows = session.scalars(
-        select(BonusWindow)
-        .outerjoin(BonusTotal, BonusTotal.window_id == BonusWindow.id)
-        .where(BonusWindow.start_time <= now, BonusTotal.frozen_at.is_(None))
-        .order_by(BonusWindow.id)
-        .with_for_update(of=BonusWindow)
-    ).all()
-    return _refresh(session, windows, now)
+    return _refresh(session, _open_windows(now), now)
 
 
 def refresh_window(session: Session, window_id: UUID, *, now: datetime) -> bool:
-    """Count one window; False where it is frozen or gone and stays as it is."""
-    window = session.scalars(
-        select(BonusWindow)
+    """Count one window; False where it has not begun, or is frozen or gone, and stays as it is."""
+    return _refresh(session, _open_windows(now).where(BonusWindow.id == window_id), now) == 1
+
+
+def _open_windows(now: datetime) -> Select[UUID]:
+    return (
+        select(BonusWindow.id)
         .outerjoin(BonusTotal, BonusTotal.window_id == BonusWindow.id)
-        .where(BonusWindow.id == window_id, BonusTotal.frozen_at.is_(None))
-        .with_for_update(of=BonusWindow)
-    ).all()
-    return _refresh(session, window, now) == 1
-
-
-def _refresh(session: Session, windows: Sequence[BonusWindow], now: datetime) -> int:
-    # The lock may have been waited for: somebody else may have frozen the window meanwhile.
-    frozen = set(
-        session.scalars(
-            select(BonusTotal.window_id).where(
-                BonusTotal.window_id.in_([window.id for window in windows]), BonusTotal.frozen_at.is_not(None)
-            )
-        )
+        .where(BonusWindow.start_time <= now, BonusTotal.frozen_at.is_(None))
     )
-    windows = [window for window in windows if window.id not in frozen]
-    if not windows:
+
+
+def _refresh(session: Session, windows: Select[UUID], now: datetime) -> int:
+    # In the order of their ids, so that two at once do not lock each other out.
+    locked = session.scalars(windows.order_by(BonusWindow.id).with_for_update(of=BonusWindow)).all()
+    # The lock may have been waited for: somebody else may have frozen a window meanwhile.
+    ids = session.scalars(windows.where(BonusWindow.id.in_(locked))).all()
+    if not ids:
         return 0
-    ids = [window.id for window in windows]
     session.execute(_FORGET, {"ids": ids})
-    session.execute(_COUNT, {"ids": ids, "now": now})
-    ended = [window.id for window in windows if window.end_time + FREEZE_AFTER < now]
-    session.execute(_FREEZE, {"ids": ended, "now": now})
-    return len(windows)
+    # Subtracted in UTC: on a clock that changes for summer a day may have 23 or 25 hours.
+    ended_before = now.astimezone(UTC) - FREEZE_AFTER
+    session.execute(_COUNT, {"ids": ids, "now": now, "ended_before": ended_before})
+    return len(ids)
 
 
 def show_standings(session: Session, window_id: UUID) -> WindowStandings:

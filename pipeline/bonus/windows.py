@@ -1,13 +1,14 @@
 """Windows: making, finding, changing and deleting them. What a window may be: contract.md, section 6."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import Text, cast, delete, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from pipeline.errors import ConflictError, InputError, NotFoundError
-from schemas.own import BonusTotal
+from schemas.own import BonusStanding, BonusTotal
 from schemas.reference import BonusWindow
 
 _TARGETS = (
@@ -17,6 +18,7 @@ _TARGETS = (
 _CHANGEABLE = frozenset(
     {"name", "start_time", "end_time", *(name for tier1, tier2, _ in _TARGETS for name in (tier1, tier2))}
 )
+_LARGEST = 2**31 - 1  # what an integer column holds
 
 
 def create_window(
@@ -56,6 +58,8 @@ def create_window(
 def update_window(session: Session, window_id: UUID, **changes: object) -> BonusWindow:
     """Change some of a window's fields; the window as it will be is validated as a whole.
 
+    Other bounds make the standings void: there are none until the next refresh.
+
     Raises:
         NotFoundError: there is no such window.
         ConflictError: its result is frozen.
@@ -79,6 +83,9 @@ def update_window(session: Session, window_id: UUID, **changes: object) -> Bonus
             raise
     window.updated_at = datetime.now(UTC)
     session.flush()
+    if changes.keys() & {"start_time", "end_time"}:
+        for counted in (BonusStanding, BonusTotal):
+            session.execute(delete(counted).where(counted.window_id == window_id))
     return window
 
 
@@ -88,20 +95,24 @@ def list_windows(session: Session) -> list[BonusWindow]:
 
 
 def get_window(session: Session, key: UUID | str) -> BonusWindow:
-    """Find a window by its id, the beginning of its id, or its name.
+    """Find a window by its id or its name, else by the beginning of its id.
 
     Raises:
         NotFoundError: none, or more than one, is meant by that.
     """
     text = str(key)
-    is_meant = or_(
-        cast(BonusWindow.id, Text).startswith(text.lower(), autoescape=True), BonusWindow.name == text
-    )
-    found = list(session.scalars(select(BonusWindow).where(is_meant).limit(2)))
+    window_id = cast(BonusWindow.id, Text)
+    found = _find_two(session, or_(window_id == text.lower(), BonusWindow.name == text))
+    if text and not found:
+        found = _find_two(session, window_id.startswith(text.lower(), autoescape=True))
     if len(found) != 1:
         problem = "more than one bonus window is meant by" if found else "there is no bonus window"
         raise NotFoundError(f"{problem} {text!r}: `opspipe bonus list` shows them")
     return found[0]
+
+
+def _find_two(session: Session, is_meant: ColumnElement[bool]) -> Sequence[BonusWindow]:
+    return session.scalars(select(BonusWindow).where(is_meant).limit(2)).all()
 
 
 def delete_window(session: Session, window_id: UUID) -> None:
@@ -135,6 +146,8 @@ def _validate(window: BonusWindow) -> None:
         first, second = getattr(window, tier1), getattr(window, tier2)
         if first < 0 or second < 0:
             raise InputError(f"a {what} target cannot be negative: 0 asks for nothing")
+        if max(first, second) > _LARGEST:
+            raise InputError(f"a {what} target cannot be above {_LARGEST}: give a smaller one")
         if second and second < first:
             raise InputError(f"the tier 2 {what} target must be 0 or at least that of tier 1 ({first})")
     if not any(getattr(window, tier1) for tier1, _, _ in _TARGETS):

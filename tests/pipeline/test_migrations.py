@@ -1,10 +1,15 @@
 """Migrations on a database of their own: up, up again, down; and drift is told."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Engine, create_engine, make_url, text
 
+import schemas.migrations
 from pipeline.database import make_engine
 from pipeline.errors import FatalError
 from pipeline.migrations import check, current_revision, downgrade, ensure_schema, newest_revision, upgrade
@@ -43,6 +48,20 @@ def test_a_second_upgrade_changes_nothing(empty: Engine) -> None:
     assert upgrade(empty) == newest_revision()
 
 
+def test_two_upgrades_at_once_do_it_one_after_the_other(empty: Engine) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(upgrade, [empty, empty])) == [newest_revision()] * 2
+    assert check(empty) == []
+
+
+def test_alembics_own_commands_work_at_a_url(empty: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
+    config.attributes["url"] = empty.url
+    command.upgrade(config, "head")
+    assert current_revision(empty) == newest_revision()
+
+
 def test_a_downgrade_leaves_nothing_of_ours(empty: Engine) -> None:
     upgrade(empty)
     downgrade(empty, "base")
@@ -51,7 +70,10 @@ def test_a_downgrade_leaves_nothing_of_ours(empty: Engine) -> None:
             text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
         )
         assert list(left) == ["opspipe_schema_version"]
-        assert connection.scalar(text("SELECT count(*) FROM pg_type WHERE typname = 'RecordType'")) == 0
+        ours = "SELECT count(*) FROM pg_type WHERE typname IN ('UserRole', 'RecordType', 'RecordCategory')"
+        assert connection.scalar(text(ours)) == 0
+        assert connection.scalar(text("SELECT count(*) FROM pg_proc WHERE proname LIKE 'opspipe%'")) == 0
+    assert upgrade(empty) == newest_revision()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +87,29 @@ def test_a_downgrade_leaves_nothing_of_ours(empty: Engine) -> None:
         ("ALTER TABLE ingest_jobs ALTER status DROP NOT NULL", "ingest_jobs.status: nullable is True"),
         ("ALTER TABLE ingest_jobs ALTER status DROP DEFAULT", "ingest_jobs.status: default is None"),
         ("DROP TRIGGER opspipe_forget_deleted ON data_records", "lacks the trigger opspipe_forget_deleted"),
+        (
+            "ALTER TABLE data_records DISABLE TRIGGER opspipe_forget_truncated",
+            "lacks the trigger opspipe_forget_truncated",
+        ),
+        ("DROP TABLE data_records CASCADE", "the database lacks table data_records"),
+        ("ALTER TYPE \"RecordType\" ADD VALUE 'NOTE'", "the enum RecordType is ['TASK', 'FEEDBACK', 'NOTE']"),
+        (
+            "ALTER TABLE alignments DROP CONSTRAINT alignments_score_check",
+            "the database lacks constraint alignments_score_check of alignments",
+        ),
+        (
+            "ALTER TABLE likert_scores DROP CONSTRAINT likert_scores_pkey",
+            "the database lacks constraint likert_scores_pkey of likert_scores",
+        ),
+        (
+            'ALTER TABLE likert_scores DROP CONSTRAINT "likert_scores_recordId_fkey"',
+            "the database lacks fk likert_scores_recordId_fkey of likert_scores",
+        ),
+        (
+            """DROP INDEX analytics_jobs_one_active;
+            CREATE UNIQUE INDEX analytics_jobs_one_active ON analytics_jobs ("projectId")""",
+            "index analytics_jobs_one_active of analytics_jobs should be partial",
+        ),
     ],
 )
 def test_a_difference_is_told_in_a_readable_line(empty: Engine, change: str, told: str) -> None:
@@ -74,9 +119,20 @@ def test_a_difference_is_told_in_a_readable_line(empty: Engine, change: str, tol
     assert any(told in line for line in drift), drift
 
 
-def test_tables_of_another_application_are_none_of_our_business(empty: Engine) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE TABLE somebody_elses (id int)",
+        "CREATE SCHEMA other; CREATE TABLE other.data_records (id int)",
+        "COMMENT ON TABLE data_records IS 'ours'",
+        "COMMENT ON COLUMN data_records.id IS 'ours'",
+    ],
+)
+def test_tables_of_another_application_and_comments_are_none_of_our_business(
+    empty: Engine, change: str
+) -> None:
     upgrade(empty)
-    _run(empty, "CREATE TABLE somebody_elses (id int)")
+    _run(empty, change)
     assert check(empty) == []
 
 

@@ -201,6 +201,12 @@ def test_a_deleted_project_takes_its_records_jobs_and_scores_along(session: Sess
     assert [_count(session, table) for table in CHILDREN] == [0] * 5
 
 
+def test_truncated_records_take_their_identities_along(session: Session) -> None:
+    session.execute(text(INSERTS))
+    session.execute(text("TRUNCATE data_records CASCADE"))
+    assert _count(session, "record_identities") == 0
+
+
 def test_a_project_outlives_its_owner(session: Session) -> None:
     session.execute(text(INSERTS))
     session.execute(text("DELETE FROM profiles"))
