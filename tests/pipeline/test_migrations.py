@@ -2,14 +2,10 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, create_engine, make_url, text
 
-import schemas.migrations
 from pipeline.database import make_engine
 from pipeline.errors import FatalError
 from pipeline.migrations import check, current_revision, downgrade, ensure_schema, newest_revision, upgrade
@@ -52,14 +48,6 @@ def test_two_upgrades_at_once_do_it_one_after_the_other(empty: Engine) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(upgrade, [empty, empty])) == [newest_revision()] * 2
     assert check(empty) == []
-
-
-def test_alembics_own_commands_work_at_a_url(empty: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(schemas.migrations.__file__).parent))
-    config.attributes["url"] = empty.url
-    command.upgrade(config, "head")
-    assert current_revision(empty) == newest_revision()
 
 
 def test_a_downgrade_leaves_nothing_of_ours(empty: Engine) -> None:
