@@ -5,18 +5,8 @@ from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
-from pipeline.database import get_engine, transaction
-from pipeline.migrations import ensure_schema
-from pipeline.settings import get_settings
-
-
-def prepare_database() -> None:
-    """Make sure that the schema is there: the embedded database is upgraded, a given one only checked.
-
-    Raises:
-        FatalError: the given database is of another revision; says what to run.
-    """
-    ensure_schema(get_engine(), may_upgrade=not get_settings().database_url)
+from pipeline.database import transaction
+from pipeline.migrations import prepare_database
 
 
 @contextmanager

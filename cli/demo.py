@@ -12,7 +12,6 @@ from uuid import UUID
 
 import typer
 
-from cli.common import prepare_database
 from cli.demo_report import check_invariants, print_report
 from cli.output import console, errors
 from cli.progress import watch_job
@@ -31,6 +30,7 @@ from pipeline.database import transaction
 from pipeline.errors import PipelineError
 from pipeline.ingest.submit import submit_csv
 from pipeline.jobs import JobView
+from pipeline.migrations import prepare_database
 from pipeline.projects import ensure_project, set_guidelines
 from pipeline.sample import SampleFacts, write_guidelines_pdf, write_sample_csv
 from pipeline.sample.batch import KEYWORDS

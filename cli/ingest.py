@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from cli.common import database, prepare_database
+from cli.common import database
 from cli.output import console, errors
 from cli.progress import describe, describe_skipped, watch_job
 from cli.services import some_workers
@@ -89,7 +89,6 @@ def _parse_mapping(entries: list[str]) -> dict[str, str]:
 
 
 def _submit(file: Path, project_id: str, options: IngestOptions, *, force: bool) -> str:
-    prepare_database()
     with file.open("rb") as source:
         submission = submit_csv(project_id, source, file_name=file.name, options=options, force=force)
     publish([submission.plan])

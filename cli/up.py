@@ -7,7 +7,6 @@ from typing import TextIO
 
 import typer
 
-from cli.common import prepare_database
 from cli.output import console
 from cli.services import (
     check_services,
@@ -22,6 +21,7 @@ from cli.services import (
 from cli.signals import stop_on_signals
 from pipeline.database import transaction
 from pipeline.errors import ConflictError
+from pipeline.migrations import prepare_database
 from pipeline.servers import endpoints
 from pipeline.settings import get_settings
 from pipeline.tokens import ensure_first_token

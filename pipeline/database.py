@@ -62,9 +62,19 @@ def transaction() -> Iterator[Session]:
     Raises:
         TransientError: the database broke or refused the transaction in a way that may pass.
     """
+    with translate_errors(), Session(get_engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Make a TransientError of what the database may do better later; other errors pass as they are.
+
+    Raises:
+        TransientError: as said.
+    """
     try:
-        with Session(get_engine(), expire_on_commit=False) as session, session.begin():
-            yield session
+        yield
     except (DBAPIError, psycopg.Error) as error:
         # COPY speaks to the driver directly, so its errors come without SQLAlchemy's wrapping.
         cause = error.orig if isinstance(error, DBAPIError) else error

@@ -13,7 +13,9 @@ from sqlalchemy import CheckConstraint, Connection, Engine, Enum, Inspector, Tab
 import schemas.migrations
 import schemas.own
 import schemas.reference
+from pipeline.database import get_engine, translate_errors
 from pipeline.errors import FatalError
+from pipeline.settings import get_settings
 from schemas.base import Base
 
 _VERSION_TABLE = "opspipe_schema_version"
@@ -95,6 +97,17 @@ def ensure_schema(engine: Engine, *, may_upgrade: bool) -> None:
             "run `opspipe db upgrade`"
         )
     upgrade(engine)
+
+
+def prepare_database() -> None:
+    """See that this process's database is ready: the embedded one is upgraded, a given one only checked.
+
+    Raises:
+        FatalError: the given database is of another revision; says what to run.
+        TransientError: it does not answer.
+    """
+    with translate_errors():
+        ensure_schema(get_engine(), may_upgrade=not get_settings().database_url)
 
 
 def check(engine: Engine) -> list[str]:

@@ -1,14 +1,30 @@
 """The Celery application. Its settings are in celeryconfig.py and are read at first use."""
 
+import os
+import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import worker_init, worker_process_init
 
 from pipeline.database import forget_engine
+from pipeline.errors import PipelineError
+from pipeline.migrations import prepare_database
 
 app = Celery("opspipe", include=["tasks.ingest", "tasks.vectorize", "tasks.analyze", "tasks.schedule"])
 app.config_from_object("celeryconfig")
+
+
+@worker_init.connect
+def _prepare(**_: Any) -> None:  # noqa: ANN401 - what Celery sends is its own
+    """Start on a database of the right revision, or say what to run and do not start."""
+    try:
+        prepare_database()
+    except PipelineError as error:
+        # Celery takes an exception of a signal's handler for a fault of its own and goes on.
+        sys.stderr.write(f"opspipe: the worker does not start: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 @worker_process_init.connect

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -192,3 +194,17 @@ def test_workers_stop_softly_and_leave_nothing_behind(workers: Workers, wait: Wa
         lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family),
         what="the end of all processes",
     )
+
+
+def test_a_worker_without_its_database_does_not_start_and_says_why() -> None:
+    environment = os.environ | {"OPSPIPE_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tasks", "worker"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "opspipe: the worker does not start: the database did not finish the work" in done.stderr
