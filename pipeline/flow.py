@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
+from pipeline.failures import list_chunk
 from pipeline.ledger import ChunkResult, Claim, LeaseLostError, PlannedChunk, StageTally
 from pipeline.states import RUNNING, UNFINISHED, WAITING, change_status, lock_job
 from schemas.enums import ChunkState, JobKind, JobStatus, Stage
@@ -71,6 +72,8 @@ def fail_chunk(session: Session, held: Claim, error: str) -> None:
         return
     _lock_running(session, held)
     tally = ledger.give_up(session, held, error)
+    list_chunk(session, held, error)
+    _count(session, held, ChunkResult(done=0, failed=held.record_count))
     if tally.is_over:
         _end_stage(session, held, tally)
 

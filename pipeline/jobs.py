@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, func, literal, select, union_all, update
+from sqlalchemy import ColumnElement, case, func, literal, or_, select, union_all, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
 from pipeline.errors import ConflictError, NotFoundError
+from pipeline.failures import forget_failures
 from pipeline.states import ENDED, RUNNING, WAITING, change_status, job_table, lock_job
 from schemas.enums import ChunkState, JobKind, JobStatus, RecordType, Stage
 from schemas.own import WorkChunk, WorkJob, WorkStage
@@ -209,7 +211,7 @@ def cancel_job(session: Session, job_id: str) -> str:
 
 
 def retry_job(session: Session, job_id: str) -> str:
-    """Take up the unfinished chunks of a failed or cancelled job again. Gives the full id.
+    """Take up what is unfinished or failed in a failed or cancelled job again. Gives the full id.
 
     Raises:
         NotFoundError: there is no such job.
@@ -217,54 +219,70 @@ def retry_job(session: Session, job_id: str) -> str:
     """
     kind, full_id = resolve_job(session, job_id)
     status = lock_job(session, kind, full_id)
-    stage = _unfinished_stage(session, full_id)
-    if status not in {JobStatus.FAILED, JobStatus.CANCELLED} or stage is None:
+    if status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
         raise ConflictError(f"job {full_id} is {status}: only failed and cancelled ones are retried")
+    stage = _unfinished_stage(session, full_id)
+    if stage is None:
+        raise ConflictError(f"job {full_id} is {status} and has no work on the ledger: submit it again")
     target = (WAITING if stage.planned_at is None else RUNNING)[Stage(stage.stage)]
+    try:
+        with session.begin_nested():
+            change_status(session, kind, full_id, target)
+    except IntegrityError as error:  # analytics_jobs_one_active
+        raise ConflictError("the project is being analyzed by another job: wait for its end") from error
     _reopen(session, stage)
-    change_status(session, kind, full_id, target)
     return full_id
 
 
+def _is_open() -> ColumnElement[bool]:
+    """A chunk that a retry takes up: stopped, given up, or done with records that failed."""
+    return or_(WorkChunk.state.in_([ChunkState.FAILED, ChunkState.STOPPED]), WorkChunk.failed_count > 0)
+
+
 def _unfinished_stage(session: Session, job_id: str) -> WorkStage | None:
-    unfinished = (
-        select(WorkChunk.stage)
-        .where(WorkChunk.job_id == job_id, WorkChunk.state != ChunkState.DONE)
-        .distinct()
-    )
+    unfinished = select(WorkChunk.stage).where(WorkChunk.job_id == job_id, _is_open()).distinct()
     return session.scalar(
         select(WorkStage).where(WorkStage.job_id == job_id, WorkStage.stage.in_(unfinished)).limit(1)
     )
 
 
 def _reopen(session: Session, stage: WorkStage) -> None:
-    is_open = (
-        WorkChunk.job_id == stage.job_id,
-        WorkChunk.stage == stage.stage,
-        WorkChunk.state.in_([ChunkState.FAILED, ChunkState.STOPPED]),
-    )
-    failed = session.execute(
-        select(func.count(), func.coalesce(func.sum(WorkChunk.failed_count), 0)).where(
-            *is_open, WorkChunk.state == ChunkState.FAILED
-        )
+    """Put the open chunks back, and take off the counters what they had put on them."""
+    is_meant = (WorkChunk.job_id == stage.job_id, WorkChunk.stage == stage.stage, _is_open())
+    ended, failed_chunks, done, failed = session.execute(
+        select(
+            func.count().filter(WorkChunk.state != ChunkState.STOPPED),
+            func.count().filter(WorkChunk.state == ChunkState.FAILED),
+            func.coalesce(func.sum(WorkChunk.done_count), 0),
+            func.coalesce(func.sum(WorkChunk.failed_count), 0),
+        ).where(*is_meant)
     ).one()
     session.execute(
         update(WorkStage)
         .where(WorkStage.job_id == stage.job_id, WorkStage.stage == stage.stage)
         .values(
-            ended_chunk_count=WorkStage.ended_chunk_count - failed[0],
-            failed_chunk_count=WorkStage.failed_chunk_count - failed[0],
-            failed_count=WorkStage.failed_count - failed[1],
+            ended_chunk_count=WorkStage.ended_chunk_count - ended,
+            failed_chunk_count=WorkStage.failed_chunk_count - failed_chunks,
+            done_count=WorkStage.done_count - done,
+            failed_count=WorkStage.failed_count - failed,
             ended_at=None,
         )
         .execution_options(synchronize_session=False)
     )
+    if stage.stage == Stage.ANALYZE:
+        session.execute(
+            update(AnalyticsJob)
+            .where(AnalyticsJob.id == stage.job_id)
+            .values(processed_count=AnalyticsJob.processed_count - done - failed)
+        )
+    forget_failures(session, stage.job_id, stage.stage)
     session.execute(
         update(WorkChunk)
-        .where(*is_open)
+        .where(*is_meant)
         .values(
             state=ChunkState.PENDING,
             attempts=0,
+            done_count=0,
             failed_count=0,
             not_before=None,
             published_at=None,

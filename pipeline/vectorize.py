@@ -6,17 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Row, text
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from pipeline import flow
 from pipeline.ai import EmbeddingModel, embed_texts, embedding_model
 from pipeline.database import driver_connection, transaction
 from pipeline.errors import PermanentError
+from pipeline.failures import Failure, list_failures
 from pipeline.ledger import ChunkResult, Claim, PlannedChunk
 from pipeline.settings import get_settings
 from pipeline.system_settings import read_ai_settings
-from schemas.own import RecordFailure
 
 # Every batch as one range of ids: the plan stays small however many records there are.
 _PLAN = text("""
@@ -53,7 +52,7 @@ _WRITE = text("""
 @dataclass(frozen=True)
 class _Outcome:
     embedded: list[tuple[str, NDArray[np.float64]]]
-    failures: list[tuple[str, PermanentError]]
+    failures: list[Failure]
 
 
 def plan_vectorize(held: Claim) -> None:
@@ -84,7 +83,7 @@ def vectorize_chunk(held: Claim) -> None:
     outcome = _embed(embedding_model(held.context["provider"]), pending)
     with transaction() as session:
         _write(session, outcome.embedded)
-        _record_failures(session, held, outcome.failures)
+        list_failures(session, held, outcome.failures)
         failed = len(outcome.failures)
         # Records that vanished or were embedded by another client meanwhile are settled too.
         flow.finish_chunk(session, held, ChunkResult(done=held.record_count - failed, failed=failed))
@@ -95,7 +94,7 @@ def _embed(model: EmbeddingModel, pending: Sequence[Row[tuple[str, str]]]) -> _O
         vectors = embed_texts(model, [row.content for row in pending])
     except PermanentError as error:
         if len(pending) == 1:
-            return _Outcome([], [(pending[0].id, error)])
+            return _Outcome([], [Failure(pending[0].id, error)])
         # One record at fault never costs another its embedding.
         each = [_embed(model, [row]) for row in pending]
         return _Outcome(
@@ -115,19 +114,3 @@ def _write(session: Session, embedded: list[tuple[str, NDArray[np.float64]]]) ->
             for record_id, vector in embedded:
                 copy.write_row((record_id, vector.tolist()))
     session.execute(_WRITE)
-
-
-def _record_failures(session: Session, held: Claim, failures: list[tuple[str, PermanentError]]) -> None:
-    if not failures:
-        return
-    rows = [
-        {
-            "job_id": held.ref.job_id,
-            "stage": held.ref.stage,
-            "record_id": record_id,
-            "code": error.code,
-            "message": str(error),
-        }
-        for record_id, error in failures
-    ]
-    session.execute(upsert(RecordFailure).values(rows).on_conflict_do_nothing())

@@ -11,7 +11,7 @@ from pipeline.ai.base import Vectors
 from pipeline.database import transaction
 from pipeline.errors import PermanentError, TransientError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, view_job
+from pipeline.jobs import JobView, retry_job, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.runner import publish_next, run_chunk
 from pipeline.similarity import nearest_records
@@ -155,3 +155,39 @@ def test_the_nearest_records_are_those_of_brute_force(
     found = nearest_records(session, rows[0].id, limit=5)
     assert [neighbour.id for neighbour in found] == expected
     assert found[0].similarity == pytest.approx(sorted(similarities)[-2], abs=1e-6)
+
+
+def test_a_retry_takes_up_the_failed_records_and_counts_each_once(
+    session: Session, submit: Submit, run_all: RunAll, model: Model
+) -> None:
+    model.poison = "story"
+    submission = submit(CSV, embed=True)
+    run_all(submission)
+    assert view(submission.job_id).status == JobStatus.FAILED
+    model.poison = "number 7"
+    with transaction() as opened:
+        retry_job(opened, submission.job_id)
+    refs = publish_next(submission.job_id, 10)
+    while refs:
+        refs.extend(run_chunk(refs.pop(0)))
+    job = view(submission.job_id)
+    assert (job.status, job.saved_count, job.error) == (JobStatus.COMPLETED, 50, None)
+    assert (job.stages[1].done, job.stages[1].failed, job.stages[1].total) == (49, 1, 50)
+    assert session.scalar(text("SELECT count(*) FROM record_failures")) == 1
+
+
+def test_the_records_of_a_batch_that_is_given_up_are_listed(
+    session: Session, submit: Submit, run_all: RunAll, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = submit(CSV, embed=True)
+    monkeypatch.setattr("pipeline.runner._delay", lambda _attempt: 0.0)
+    monkeypatch.setattr(model, "embed", lambda _texts: 1 / 0)
+    run_all(submission)
+    for _ in range(5):
+        for number in (1, 2, 3):
+            run_chunk(ChunkRef(submission.job_id, Stage.VECTORIZE, number))
+    job = view(submission.job_id)
+    assert job.status == JobStatus.FAILED
+    assert "ZeroDivisionError" in str(job.error)
+    codes = session.execute(text("SELECT code, count(*) FROM record_failures GROUP BY code"))
+    assert [tuple(row) for row in codes] == [("CHUNK_GIVEN_UP", 50)]
