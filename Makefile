@@ -17,6 +17,8 @@ $(BIN)/python:
 
 # A stamp says which lock is installed, so that a second run starts at once.
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
+	@# A first try that was killed may have left half a venv.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the pinned dependencies (once)"
 	@$(PIP_INSTALL) --require-hashes -r requirements/runtime.txt
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
