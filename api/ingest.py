@@ -62,6 +62,8 @@ def job_status() -> Response:
         raise InputError("jobId is missing: add ?jobId=...")
     with transaction() as session:
         view = view_job(session, job_id)
+    if view.id != job_id:  # the beginning of an id will do for people, not for programs
+        raise NotFoundError(f"there is no job {job_id!r}")
     return jsonify(_status_body(view).model_dump(by_alias=True, mode="json"))
 
 

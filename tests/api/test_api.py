@@ -137,6 +137,12 @@ def test_a_file_becomes_a_job_whose_counts_can_be_asked_for(admin: Client, proje
     )
 
 
+def test_the_beginning_of_an_id_is_no_id(admin: Client, project_id: str) -> None:
+    job_id = submit(admin, project_id).body["jobId"]
+    assert admin.get(f"/api/ingest/status?jobId={job_id}").status == 200
+    assert admin.get(f"/api/ingest/status?jobId={job_id[:20]}").status == 404
+
+
 def test_csv_as_json_is_taken_too(admin: Client, project_id: str) -> None:
     body = {"projectId": project_id, "type": "TASK", "csvData": CSV}
     assert admin.post("/api/ingest/csv", body).status == 202
