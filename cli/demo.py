@@ -33,7 +33,6 @@ from pipeline.jobs import JobView
 from pipeline.migrations import prepare_database
 from pipeline.projects import ensure_project, set_guidelines
 from pipeline.sample import SampleFacts, write_guidelines_pdf, write_sample_csv
-from pipeline.sample.batch import KEYWORDS
 from pipeline.servers import endpoints, release
 from pipeline.servers.embedded import free_port
 from pipeline.settings import get_settings
@@ -60,8 +59,9 @@ def demo(
     with _own_home() as home:
         facts, views, window_id = _run(home, rows=rows, seed=seed)
         with transaction() as session:
-            faults = check_invariants(session, facts, views)
-            print_report(session, views, show_standings(session, window_id))
+            standings = show_standings(session, window_id)
+            faults = check_invariants(session, facts, views, standings)
+            print_report(session, views, standings)
         settings = get_settings()
         console.print(
             f"\nWhile it ran, the API was at http://{settings.host}:{settings.port} "
@@ -121,13 +121,13 @@ def _run(home: Path, *, rows: int, seed: int) -> tuple[SampleFacts, list[JobView
             f"API http://{settings.host}:{settings.port}/api/status  "
             f"Flower http://{settings.host}:{settings.flower_port} (admin / {flower_password(settings)})"
         )
-        views = _work(home, project_id, lambda: check_services(supervisor))
+        views = _work(home, project_id, facts, lambda: check_services(supervisor))
         window_id = _aggregate(facts)
     return facts, views, window_id
 
 
-def _work(home: Path, project_id: str, on_poll: Callable[[], None]) -> list[JobView]:
-    options = IngestOptions(record_type=RecordType.TASK, keywords=KEYWORDS, analyze=True)
+def _work(home: Path, project_id: str, facts: SampleFacts, on_poll: Callable[[], None]) -> list[JobView]:
+    options = IngestOptions(record_type=RecordType.TASK, keywords=facts.keywords, analyze=True)
     with (home / "sample.csv").open("rb") as source:
         submission = submit_csv(project_id, source, file_name="sample.csv", options=options)
     publish([submission.plan])

@@ -33,9 +33,12 @@ _BROKEN = {
 }
 
 
-def check_invariants(session: Session, facts: SampleFacts, views: list[JobView]) -> list[str]:
+def check_invariants(
+    session: Session, facts: SampleFacts, views: list[JobView], standings: WindowStandings
+) -> list[str]:
     """Hold the database against what the sample is known to hold; gives what is broken."""
     load, analysis = views
+    tasks, feedback = _by_person(facts)
     stored = session.scalar(select(func.count()).select_from(DataRecord)) or 0
     expected = [
         ("totalRecords", load.total_records, facts.record_count),
@@ -44,12 +47,21 @@ def check_invariants(session: Session, facts: SampleFacts, views: list[JobView])
         ("skippedDetails", load.skipped_details, facts.skipped),
         ("rows in data_records", stored, load.saved_count),
         ("records analyzed", analysis.processed_count, load.saved_count),
+        ("tasks by person", {row.person: row.task_count for row in standings.rows}, tasks),
+        ("feedback by person", {row.person: row.feedback_count for row in standings.rows}, feedback),
     ]
     faults = [f"{name} is {found}, expected {wanted}" for name, found, wanted in expected if found != wanted]
     for name, question in _BROKEN.items():
         if count := session.scalar(text(question)):
             faults.append(f"{count} {name}")
     return faults
+
+
+def _by_person(facts: SampleFacts) -> tuple[dict[str, int], dict[str, int]]:
+    """Give each person's tasks and feedback, zeros included."""
+    tasks = {person: facts.tasks_by_person.get(person, 0) for person in facts.people}
+    feedback = {person: facts.feedback_by_person.get(person, 0) for person in facts.people}
+    return tasks, feedback
 
 
 def print_report(session: Session, views: list[JobView], standings: WindowStandings) -> None:

@@ -1,9 +1,10 @@
 """Guidelines: the rules in a project's PDF, and the form in which the PDF is stored."""
 
 import base64
-import binascii
 import hashlib
+import math
 import re
+import textwrap
 from dataclasses import dataclass
 
 from pipeline.errors import InputError
@@ -11,9 +12,21 @@ from pipeline.pdf_text import read_pdf_text
 
 _MOST_RULES = 200
 _SHORTEST, _LONGEST = 15, 600
-_ITEM = re.compile(r"^\s*(?:\d{1,3}[.)]|[a-z][.)]|[-*\u2022\u2023\u25e6\u00b7\u2013])\s+(?=\S)")
+_ITEM = re.compile(
+    r"^\s*(?:(?:\d{1,3}[.)]|\d{1,3}(?:\.\d{1,3})+[.)]?|\((?:\d{1,3}|[a-z])\)|[a-z][.)])"
+    r"|(?:rule|guideline)\s+\d{1,3}\s*[:.)]"
+    r"|[-*\u2022\u2023\u25e6\u00b7\u2013])\s+(?=\S)",
+    re.IGNORECASE,
+)
+# Typeset lists often lose the full stop behind their numbers.
+_BARE_NUMBER = re.compile(r"^(\d{1,3})\s+(?=[A-Z\"'(])")
 _PAGE_NUMBER = re.compile(r"^\s*(?:page\s+)?\d+(?:\s*(?:/|of)\s*\d+)?\s*$", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
+_SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
+_SENTENCE_END = re.compile(r"[.!?:][\"')\u201d\u2019]*$")
+# A line that reaches this share of the text's width was wrapped; a shorter one ends its paragraph.
+_WRAPPED_SHARE = 0.7
+# The width is that of the ninth decile: one long line alone does not make all others short.
+_WIDTH_QUANTILE = 0.9
 
 
 @dataclass(frozen=True)
@@ -42,42 +55,76 @@ def split_rules(text: str) -> list[str]:
     """Split a text into rules: its numbered items and bullets, or its sentences where it has none.
 
     Wrapped lines are joined, headings and page numbers dropped, repeated rules kept once. At most 200 rules
-    of 15 to 600 characters; a longer one is split at its sentences.
+    of 15 to 600 characters; a longer one is split at its sentences, a longer sentence at white space.
     """
     blocks = _blocks(text)
     items = [block for block, is_item in blocks if is_item]
-    chosen = items if len(items) >= 2 else [s for block, _ in blocks for s in _SENTENCE_END.split(block)]  # noqa: PLR2004 - one item is no list
-    rules: dict[str, None] = {}
-    for entry in chosen:
-        parts = [entry] if len(entry) <= _LONGEST else _SENTENCE_END.split(entry)
-        rules.update(
-            dict.fromkeys(part[:_LONGEST].strip() for part in parts if len(part.strip()) >= _SHORTEST)
-        )
+    rules = dict.fromkeys(
+        part.strip()
+        for entry in (items if len(items) > 1 else _sentences(text, [block for block, _ in blocks]))
+        for part in _shortened(entry)
+        if len(part.strip()) >= _SHORTEST
+    )
     return list(rules)[:_MOST_RULES]
+
+
+def _sentences(text: str, blocks: list[str]) -> list[str]:
+    # A block without the end of a sentence is a heading. Where no block has one, each line is a rule.
+    paragraphs = [block for block in blocks if _SENTENCE_END.search(block)]
+    if not paragraphs:
+        return [line.strip() for line in text.split("\n") if not _PAGE_NUMBER.match(line)]
+    return [sentence for paragraph in paragraphs for sentence in _SENTENCE_BREAK.split(paragraph)]
+
+
+def _shortened(entry: str) -> list[str]:
+    if len(entry) <= _LONGEST:
+        return [entry]
+    return [piece for part in _SENTENCE_BREAK.split(entry) for piece in textwrap.wrap(part, _LONGEST)]
 
 
 def _blocks(text: str) -> list[tuple[str, bool]]:
     """Join the lines that belong together; tells of each block whether it is an item of a list."""
+    lines = _with_full_stops([line.strip() for line in text.split("\n")])
+    width = _width(lines)
     blocks: list[tuple[list[str], bool]] = []
     is_open = False
-    for line in text.split("\n"):
-        if not line.strip() or _PAGE_NUMBER.match(line):
-            is_open = is_open and bool(_PAGE_NUMBER.match(line))
+    for line in lines:
+        if not line or _PAGE_NUMBER.match(line):
+            # A page number within a paragraph does not end it, nor do the blank lines around a page's end.
+            is_open = is_open and not _ends_block(blocks[-1][0][-1], line, width)
             continue
         item = _ITEM.match(line)
         if item:
-            blocks.append(([line[item.end() :].strip()], True))
-        elif is_open and not _ends_block(blocks[-1][0][-1], line):
-            blocks[-1][0].append(line.strip())
+            blocks.append(([line[item.end() :]], True))
+        elif is_open and not _ends_block(blocks[-1][0][-1], line, width):
+            blocks[-1][0].append(line)
         else:
-            blocks.append(([line.strip()], False))
+            blocks.append(([line], False))
         is_open = True
     return [(" ".join(lines), is_item) for lines, is_item in blocks]
 
 
-def _ends_block(previous: str, line: str) -> bool:
-    """A short line without a full stop, after a finished one, is a heading and not a continuation."""
-    return previous.endswith((".", "!", "?", ":")) and not line.rstrip().endswith((".", "!", "?", ",", ";"))
+def _with_full_stops(lines: list[str]) -> list[str]:
+    """Write `1 text` as `1. text` where such numbers count up from 1, which makes them a list's."""
+    numbered: dict[int, str] = {}
+    for index, line in enumerate(lines):
+        found = _BARE_NUMBER.match(line)
+        if found and int(found[1]) == len(numbered) + 1:
+            numbered[index] = f"{found[1]}. {line[found.end() :]}"
+    return [numbered.get(index, line) for index, line in enumerate(lines)] if len(numbered) > 1 else lines
+
+
+def _width(lines: list[str]) -> int:
+    lengths = sorted(len(line) for line in lines if line)
+    return lengths[math.ceil(_WIDTH_QUANTILE * (len(lengths) - 1))] if lengths else 0
+
+
+def _ends_block(previous: str, line: str, width: int) -> bool:
+    """Tell whether a line begins something new, judged by how the line before it ended."""
+    if len(previous) >= _WRAPPED_SHARE * width:
+        return not line and bool(_SENTENCE_END.search(previous))
+    # Text goes on in lower case after a short line: a narrow column, or a break before a long word.
+    return not line[:1].islower()
 
 
 def encode_guidelines(pdf: bytes) -> str:
@@ -86,13 +133,13 @@ def encode_guidelines(pdf: bytes) -> str:
 
 
 def decode_guidelines(stored: str) -> bytes:
-    """Give the PDF of a stored value: plain base64 or a data URI.
+    """Give the PDF of a stored value: base64, wrapped in lines or not, plain or as a data URI.
 
     Raises:
         InputError: it is neither.
     """
     _, _, encoded = stored.rpartition(";base64,")
     try:
-        return base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except ValueError:  # binascii.Error, and what b64decode raises for characters beyond ASCII
         raise InputError("the stored guidelines are not base64: store the PDF again") from None

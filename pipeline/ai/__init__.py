@@ -17,6 +17,9 @@ __all__ = [
     "verify_embeddings",
 ]
 
+# Settings know these names already; the clients for their servers are still to come.
+_PLANNED = ("lmstudio", "openrouter")
+
 
 def embedding_model(provider: str) -> EmbeddingModel:
     """Give the model that embeds.
@@ -39,8 +42,10 @@ def analyst(provider: str) -> Analyst:
 
 
 def _require_local(provider: str) -> None:
-    if provider != "local":
-        raise FatalError(
-            f"the provider {provider!r} is not available in this version: "
-            "use the built-in one with `opspipe settings set ai_provider local`"
-        )
+    if provider == "local":
+        return
+    reason = "is not available in this version" if provider in _PLANNED else "is not known"
+    raise FatalError(
+        f"the provider {provider!r} {reason} (known: local, {', '.join(_PLANNED)}): "
+        "use the built-in one with `opspipe settings set ai_provider local`"
+    )

@@ -1,25 +1,26 @@
 """The sample batch: a CSV as an operations team would export it, with everything that such files have."""
 
 import csv
-import random
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
+from pipeline.sample.texts import KEYWORDS, feedback_text, happens, slightly_changed, task_text
+from pipeline.sample.topics import NOTES, STRAYS
 from schemas.enums import SkipReason
+
+__all__ = ["HEADER", "KEYWORDS", "WINDOW_END", "WINDOW_START", "SampleFacts", "write_sample_csv"]
 
 WINDOW_START = datetime(2026, 3, 16, tzinfo=UTC)
 WINDOW_END = datetime(2026, 3, 22, 23, 59, 59, tzinfo=UTC)
-KEYWORDS = ("answer", "write")
 
 HEADER = (
     "type", "task_id", "feedback_id", "prompt", "feedback_content", "prompt_quality_rating",
     "feedback_quality_rating", "task_creator_name", "task_creator_email", "rater_name", "rater_email",
-    "created_at",
+    "created_at", "notes",
 )  # fmt: skip
-
-_CONTENT = ("prompt", "feedback_content")
 _PEOPLE = (
     "Ada Lovell",
     "Ben Okafor",
@@ -29,176 +30,149 @@ _PEOPLE = (
     "Farah Nasser",
     "Grace Lin",
 )
-_AUDIENCES = (
-    "new employees",
-    "customers",
-    "engineers",
-    "school children",
-    "the board",
-    "patients",
-    "tourists",
-)
-_TOPICS = (
-    "a delayed shipment", "the new expense policy", "a broken login page", "the history of tea",
-    "safe use of ladders", "planting tomatoes on a balcony", "the moons of Jupiter", "saving for retirement",
-    "choosing a bicycle", "onboarding in the first week", "the migration of storks",
-    "a failed database backup",
-    "how vaccines work", "a museum visit with children", "renting a flat", "the rules of chess",
-)  # fmt: skip
-_FORMATS = (
-    "an email of 120 words", "a table with three columns", "a list of five points", "a dialogue",
-    "one paragraph", "step-by-step instructions", "a headline with a short text", "a poem of eight lines",
-)  # fmt: skip
-_FACTS = (
-    "The change takes effect on the first of next month.", "Most readers have never heard of it before.",
-    "Last year there were twelve complaints about it.", "The budget is small and cannot be raised.",
-    "Two colleagues disagree about the cause.", "A short summary exists but is out of date.",
-)  # fmt: skip
-_STRENGTHS = (
-    "is clearly structured",
-    "uses plain language",
-    "names its sources",
-    "keeps to the length that was asked for",
-)
-_WEAKNESSES = (
-    "never says who it is for",
-    "repeats the question",
-    "invents a figure",
-    "ends without a conclusion",
-)
-_ASIDES = (
-    "Café, naïve, 東京 and 🚲 should stay as they are.",
-    'Somebody said: "keep it short".',
-    "Semicolons; commas, and all.",
-)
 _RATINGS = (
     "top 10%", "TOP-10", "top_10", "92%", "0.95", "5", "4.5", "selected", "bottom 10%", "0.15", "1", "2",
     "rejected", "3", "3.5", "55%", "n/a", "",
 )  # fmt: skip
 
+# What is wrong with which row of every hundred. A schedule and no lot: the smallest batch has all of it.
+_FAULTS = {
+    20: SkipReason.KEYWORD_MISMATCH,
+    31: SkipReason.DUPLICATE_ID,
+    44: SkipReason.EMPTY_CONTENT,
+    62: SkipReason.DUPLICATE_ID,
+    75: SkipReason.MALFORMED,
+    88: SkipReason.KEYWORD_MISMATCH,
+    93: SkipReason.DUPLICATE_ID,
+}
+# A blank line follows this row of every five hundred.
+_BLANK_LINE = 250
+# How far back a repeated row lies at most: the sample is written in the memory of so many rows.
+_REMEMBERED = 500
+
+_Row = dict[str, str]
+
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """What a correct load of the sample finds."""
+    """What a correct load of the sample with `keywords` finds.
+
+    The counts a person are those of the saved records; a person is a lower-cased e-mail address.
+    """
 
     record_count: int
     saved_count: int
     skipped: dict[str, int]
     window_start: datetime
     window_end: datetime
+    keywords: tuple[str, ...]
+    tasks_by_person: dict[str, int]
+    feedback_by_person: dict[str, int]
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Everybody who has a saved record, in the order of the alphabet."""
+        return tuple(sorted(self.tasks_by_person.keys() | self.feedback_by_person.keys()))
 
 
 def write_sample_csv(path: Path, *, rows: int = 3000, seed: int = 20260323) -> SampleFacts:
     """Write a batch of `rows` records; the same seed writes the same file.
 
-    About 3% are duplicates, 1% have no content, 1% have a field too many, 2% have none of `KEYWORDS` in them.
+    Of every hundred three are duplicates, two have none of `KEYWORDS` in them, one has no content and one a
+    field too many.
     """
-    chance = random.Random(seed)  # noqa: S311 - a sample, no secret
+    chance = Random(seed)  # noqa: S311 - a sample, no secret
     skipped: Counter[str] = Counter()
-    known: list[list[str]] = []
+    by_person: dict[str, Counter[str]] = {"task": Counter(), "feedback": Counter()}
+    known: deque[_Row] = deque(maxlen=_REMEMBERED)
     with path.open("w", encoding="utf-8", newline="") as sink:
         writer = csv.writer(sink)
         writer.writerow(HEADER)
         for number in range(rows):
-            row, reason = _row(chance, number, known)
-            writer.writerow(row)
-            if number % 500 == 250:  # noqa: PLR2004 - now and then a blank line, which is no record
+            row, fault = _row(chance, number, known), _FAULTS.get(number % 100)
+            writer.writerow(_fields(chance, row, fault, known))
+            if number % 500 == _BLANK_LINE:
                 sink.write("\r\n")
-            if reason is None:
+            if fault is None:
                 known.append(row)
+                by_person[row["type"]][_address(row).lower()] += 1
             else:
-                skipped[reason] += 1
-    return SampleFacts(rows, rows - skipped.total(), dict(skipped), WINDOW_START, WINDOW_END)
+                skipped[fault] += 1
+    return SampleFacts(
+        record_count=rows,
+        saved_count=rows - skipped.total(),
+        skipped=dict(skipped),
+        window_start=WINDOW_START,
+        window_end=WINDOW_END,
+        keywords=KEYWORDS,
+        tasks_by_person=dict(by_person["task"]),
+        feedback_by_person=dict(by_person["feedback"]),
+    )
 
 
-def _row(chance: random.Random, number: int, known: list[list[str]]) -> tuple[list[str], SkipReason | None]:
-    row = _feedback(chance, number) if number % 3 == 2 else _task(chance, number)  # noqa: PLR2004 - every third
-    lot = chance.random()
-    if known and lot < 0.03:  # noqa: PLR2004 - shares as the docstring of write_sample_csv says
-        return chance.choice(known), SkipReason.DUPLICATE_ID
-    if lot < 0.04:  # noqa: PLR2004
-        return [
-            "" if name == "prompt" or "content" in name else value
-            for name, value in zip(HEADER, row, strict=True)
-        ], SkipReason.EMPTY_CONTENT
-    if lot < 0.05:  # noqa: PLR2004
-        return [*row, "one field too many"], SkipReason.MALFORMED
-    if lot < 0.07:  # noqa: PLR2004
-        column = HEADER.index("feedback_content" if row[0] == "feedback" else "prompt")
-        row[column] = "Nothing to see here, please move along to the next one."
-        return row, SkipReason.KEYWORD_MISMATCH
-    return row, None
+def _fields(chance: Random, row: _Row, fault: SkipReason | None, known: deque[_Row]) -> list[str]:
+    content = _content_column(row)
+    if fault is SkipReason.DUPLICATE_ID:
+        row = chance.choice(known)
+    elif fault is SkipReason.KEYWORD_MISMATCH:
+        row = row | {content: chance.choice(STRAYS), "notes": ""}
+    elif fault is SkipReason.EMPTY_CONTENT:
+        # Nothing else may be long, or it would take the content's place.
+        row = row | {content: "", "notes": ""}
+    fields = list(row.values())
+    return [*fields, "one field too many"] if fault is SkipReason.MALFORMED else fields
 
 
-def _without_content(row: list[str]) -> list[str]:
-    return ["" if name in _CONTENT else value for name, value in zip(HEADER, row, strict=True)]
+def _row(chance: Random, number: int, known: deque[_Row]) -> _Row:
+    kind = "feedback" if number % 3 == 2 else "task"  # noqa: PLR2004 - every third
+    row = dict.fromkeys(HEADER, "") | {"type": kind, "task_id": f"T-{number:06}"}
+    name, address = _person(chance)
+    if kind == "task":
+        row |= {"prompt": task_text(chance), "prompt_quality_rating": chance.choice(_RATINGS)}
+        row |= {"task_creator_name": name, "task_creator_email": address}
+    else:
+        row |= {"task_id": f"T-{number - 2:06}", "feedback_id": f"F-{number:06}"}
+        row |= {"feedback_content": feedback_text(chance), "feedback_quality_rating": chance.choice(_RATINGS)}
+        row |= {"rater_name": name, "rater_email": address}
+    row |= {"created_at": _moment(chance), "notes": chance.choice(NOTES)}
+    return _with_oddities(chance, row, known)
 
 
-def _moment(chance: random.Random) -> str:
-    span = WINDOW_END - WINDOW_START
-    return (WINDOW_START + timedelta(seconds=chance.randrange(int(span.total_seconds())))).isoformat()
+def _with_oddities(chance: Random, row: _Row, known: deque[_Row]) -> _Row:
+    """Make some rows near-duplicates of earlier ones, and write some texts into the wrong column."""
+    content = _content_column(row)
+    if known and happens(chance, 0.03):
+        earlier = chance.choice(known)
+        text = earlier[_content_column(earlier)]
+        if earlier["type"] == row["type"] and not text.startswith("see notes"):
+            row[content] = slightly_changed(chance, text)
+    elif happens(chance, 0.01):
+        row |= {content: "see notes", "notes": row[content]}
+    return row
 
 
-def _person(chance: random.Random) -> tuple[str, str]:
+def _content_column(row: _Row) -> str:
+    return "prompt" if row["type"] == "task" else "feedback_content"
+
+
+def _address(row: _Row) -> str:
+    return row["task_creator_email"] or row["rater_email"]
+
+
+def _moment(chance: Random) -> str:
+    seconds = chance.randrange(int((WINDOW_END - WINDOW_START).total_seconds()))
+    moment = WINDOW_START + timedelta(seconds=seconds)
+    spellings = (
+        moment.isoformat(),
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        moment.strftime("%Y-%m-%d %H:%M:%S"),
+        str(int(moment.timestamp())),
+    )
+    return chance.choices(spellings, (70, 15, 10, 5))[0]
+
+
+def _person(chance: Random) -> tuple[str, str]:
     # Some are busier than others, so that the standings differ.
     name = _PEOPLE[min(int(chance.expovariate(0.45)), len(_PEOPLE) - 1)]
     address = f"{name.split()[0].lower()}@example.com"
-    return name, address.upper() if chance.random() < 0.1 else address  # noqa: PLR2004 - spelled either way
-
-
-def _task(chance: random.Random, number: int) -> list[str]:
-    topic, audience = chance.choice(_TOPICS), chance.choice(_AUDIENCES)
-    if chance.random() < 0.2:  # noqa: PLR2004 - as people do write tasks
-        parts = [f"Write something about {topic}, you know what I mean."]
-    else:
-        parts = [f"Write {chance.choice(_FORMATS)} about {topic} for {audience}."]
-    if chance.random() < 0.6:  # noqa: PLR2004
-        parts.append(f"The goal is that {audience} understand it at once. {chance.choice(_FACTS)}")
-    if chance.random() < 0.5:  # noqa: PLR2004
-        parts.append(f"Background: {chance.choice(_FACTS)} {chance.choice(_FACTS)}\nKeep the language plain.")
-    if chance.random() < 0.2:  # noqa: PLR2004
-        parts.append(chance.choice(_ASIDES))
-    name, address = _person(chance)
-    rating = chance.choice(_RATINGS)
-    return [
-        "task",
-        f"T-{number:06}",
-        "",
-        "\n".join(parts),
-        "",
-        rating,
-        "",
-        name,
-        address,
-        "",
-        "",
-        _moment(chance),
-    ]
-
-
-def _feedback(chance: random.Random, number: int) -> list[str]:
-    topic = chance.choice(_TOPICS)
-    parts = [f"The answer about {topic} {chance.choice(_STRENGTHS)}, which helps the reader."]
-    if chance.random() < 0.7:  # noqa: PLR2004
-        parts.append(f"It {chance.choice(_WEAKNESSES)}; I suggest to mend that first.")
-    if chance.random() < 0.4:  # noqa: PLR2004
-        parts.append(f"I rate it {chance.randrange(1, 6)} because of this sentence: {chance.choice(_FACTS)}")
-    if chance.random() < 0.2:  # noqa: PLR2004
-        parts.append(chance.choice(_ASIDES))
-    name, address = _person(chance)
-    rating = chance.choice(_RATINGS)
-    task = f"T-{max(0, number - 2):06}"
-    return [
-        "feedback",
-        task,
-        f"F-{number:06}",
-        "",
-        "\n".join(parts),
-        "",
-        rating,
-        "",
-        "",
-        name,
-        address,
-        _moment(chance),
-    ]
+    return name, address.upper() if happens(chance, 0.1) else address

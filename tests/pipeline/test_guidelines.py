@@ -6,14 +6,40 @@ from pathlib import Path
 
 import pytest
 from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import ListFlowable, Paragraph, SimpleDocTemplate
 
+from pipeline import pdf_text
 from pipeline.errors import InputError
 from pipeline.guidelines import decode_guidelines, encode_guidelines, read_guidelines, split_rules
 from pipeline.pdf_text import clean_text, read_pdf_text
 from pipeline.sample import write_guidelines_pdf
 
 TWO = ["Write in plain language.", "Name the audience you write for."]
+
+
+LONG_RULES = """\
+Write in plain language. Explain every term the first time that you use it, because many readers are new \
+here. If a term cannot be avoided, define it.
+Name the audience. A text for engineers is not a text for customers, and a text for both has to say which \
+part is for whom. Ask when you do not know."""
+WRAPPED = """\
+1. Write in plain language, always and for everybody.
+This means that you avoid jargon wherever you can.
+2. Name the audience you write for.
+Feedback"""
+WRAPPED_RULE = (
+    "Write in plain language, always and for everybody. This means that you avoid jargon wherever you can."
+)
+TWO_PAGES = """\
+1. Write in plain language, and explain each term in the
+
+Page 1 of 2
+
+first part of the text.
+2. Name the audience you write for."""
+TWO_PAGES_RULE = "Write in plain language, and explain each term in the first part of the text."
 
 
 def pdf(*lines: str, password: str | None = None) -> bytes:
@@ -49,9 +75,33 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(file: bytes, reas
         read_guidelines(file)
 
 
+def test_wrapped_rules_of_several_sentences_are_read_whole_from_a_typeset_list() -> None:
+    rules = tuple(LONG_RULES.split("\n"))
+    body = getSampleStyleSheet()["BodyText"]
+    sink = io.BytesIO()
+    # Its numbers have no full stop behind them.
+    numbered = ListFlowable([Paragraph(rule, body) for rule in rules], bulletType="1")
+    SimpleDocTemplate(sink).build(
+        [Paragraph("Our house", body), numbered, Paragraph("Ask us when in doubt.", body)]
+    )
+    assert read_guidelines(sink.getvalue()).rules == rules
+
+
 def test_a_pdf_without_rules_is_refused() -> None:
     with pytest.raises(InputError, match="no rules"):
         read_guidelines(pdf("Draft", "12"))
+
+
+def test_a_pdf_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pdf_text, "_MAX_BYTES", 100)
+    with pytest.raises(InputError, match="at most 100 are read"):
+        read_pdf_text(pdf("Some text."))
+
+
+def test_a_reader_that_crashes_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(InputError, match="crashed"):
+        read_pdf_text(pdf("Some text."))
 
 
 def test_a_reading_that_takes_too_long_is_ended() -> None:
@@ -95,6 +145,14 @@ def test_what_pdfium_leaves_in_a_text_is_cleaned() -> None:
         ("Rules\n\nWrite in plain language. Name the audience you write for.\n\nPage 3 of 4", TWO),
         ("a) Write in plain language.\nb) too short\nc) Name the audience you write for.", TWO),
         ("", []),
+        ("1.1 Write in plain language.\n1.2 Name the audience you write for.", TWO),
+        ("(1) Write in plain language.\n(b) Name the audience you write for.", TWO),
+        ("Rule 1: Write in plain language.\nRule 2: Name the audience you write for.", TWO),
+        ("1 Write in plain language.\n2 Name the audience you write for.", TWO),
+        ("Headings are no rules\n\nWrite in plain language. Name the audience you write for.", TWO),
+        ("Write in plain language\nName the audience you write for", [rule[:-1] for rule in TWO]),
+        (WRAPPED, [WRAPPED_RULE, TWO[1]]),
+        (TWO_PAGES, [TWO_PAGES_RULE, TWO[1]]),
     ],
 )
 def test_a_text_is_split_into_its_rules(text: str, rules: list[str]) -> None:
@@ -111,5 +169,10 @@ def test_what_is_stored_is_read_back_also_as_a_data_uri() -> None:
     stored = encode_guidelines(b"%PDF-1.7 and so on")
     assert decode_guidelines(stored) == b"%PDF-1.7 and so on"
     assert decode_guidelines(f"data:application/pdf;base64,{stored}") == b"%PDF-1.7 and so on"
+    assert decode_guidelines(f"{stored[:8]}\r\n{stored[8:]}\n") == b"%PDF-1.7 and so on"
+
+
+@pytest.mark.parametrize("stored", ["?" + base64.b64encode(b"x").decode(), "é", "data:text/plain,hello"])
+def test_what_is_not_base64_is_refused(stored: str) -> None:
     with pytest.raises(InputError, match="not base64"):
-        decode_guidelines("?" + base64.b64encode(b"x").decode())
+        decode_guidelines(stored)

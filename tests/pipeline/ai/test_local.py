@@ -1,7 +1,9 @@
 """The local provider: real embeddings, a measure that says what it is, and no network."""
 
+import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,29 @@ def test_a_stored_embedding_is_used_as_it_is() -> None:
     assert result.report.findings[0].similarity == pytest.approx(1.0, abs=1e-3)
 
 
+def test_an_embedding_that_another_client_stored_is_scaled_or_made_again() -> None:
+    own = embed_texts(embedding_model("local"), [ON_TOPIC])[0]
+    records = [
+        RecordText("1", ON_TOPIC, embedding)
+        for embedding in (own, 40 * own, np.zeros(512), np.full(512, np.nan), np.ones(384))
+    ]
+    scores = {result.report.score for result in analyst("local").assess(records, RULES)}
+    assert len(scores) == 1
+
+
+def test_the_scores_of_real_texts_spread_and_follow_relevance(shared_data: Path) -> None:
+    medians = []
+    for name in ("xstest_prompts.csv", "prompts_2025-01-06.csv"):
+        with (shared_data / "csv" / name).open(encoding="utf-8", newline="") as source:
+            texts = [row["prompt"] for row in csv.DictReader(source)][:100]
+        results = analyst("local").assess([RecordText("1", text, None) for text in texts], RULES)
+        scores = [result.report.score for result in results]
+        assert np.ptp(np.percentile(scores, [5, 95])) > 20
+        medians.append(np.median(scores))
+    # Short questions about anything say little of how to write a task; descriptions of roles say more.
+    assert medians[0] + 10 < medians[1]
+
+
 @pytest.mark.parametrize(("similarity", "score"), [(-0.5, 0), (0.0, 0), (0.2, 50), (0.4, 100), (0.9, 100)])
 def test_the_score_grows_with_the_similarity_and_stays_in_range(similarity: float, score: int) -> None:
     assert score_of(np.full(12, similarity)) == score
@@ -75,6 +100,13 @@ def test_a_provider_that_is_not_there_yet_says_what_to_set(provider: str) -> Non
         embedding_model(provider)
     with pytest.raises(FatalError, match="ai_provider local"):
         analyst(provider)
+
+
+def test_a_provider_that_nobody_knows_is_told_which_ones_there_are() -> None:
+    with pytest.raises(FatalError, match=r"not known \(known: local, lmstudio, openrouter"):
+        embedding_model("oracle")
+    with pytest.raises(FatalError, match="not available in this version"):
+        embedding_model("lmstudio")
 
 
 OFFLINE = """

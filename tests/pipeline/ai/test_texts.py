@@ -21,9 +21,11 @@ class CountingModel:
 
     def __init__(self) -> None:
         self.given: list[str] = []
+        self.sizes: list[int] = []
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.given += texts
+        self.sizes.append(sum(map(len, texts)))
         return np.array([[len(text), text.count("a") + 1] for text in texts], dtype=np.float64)
 
 
@@ -50,6 +52,14 @@ def test_a_long_text_is_the_mean_of_its_pieces_by_length_scaled_to_one() -> None
     (vector,) = embed_texts(model, ["a" * 20 + "b" * 10])
     mean = (20 * np.array([20.0, 21.0]) + 10 * np.array([10.0, 1.0])) / 30
     assert np.allclose(vector, mean / np.linalg.norm(mean))
+
+
+def test_a_model_gets_a_bounded_amount_of_text_at_a_time() -> None:
+    model = CountingModel()
+    vectors = embed_texts(model, [f"{number:020}" for number in range(7_000)])
+    assert len(vectors) == 7_000
+    assert sum(model.sizes) == 140_000
+    assert max(model.sizes) <= 60_000
 
 
 def test_no_text_is_no_vector() -> None:
