@@ -5,6 +5,7 @@ Worker processes are started where a test asks for them.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,9 @@ import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+
+# A shell that starts the tests in the background has SIGINT ignored, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything reads the settings: a test never touches the user's own home or servers.
 for _name in [name for name in os.environ if name.startswith("OPSPIPE_")]:
