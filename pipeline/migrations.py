@@ -19,7 +19,12 @@ from pipeline.settings import get_settings
 from schemas.base import Base
 
 _VERSION_TABLE = "opspipe_schema_version"
-_TRIGGERS = ("opspipe_forget_deleted", "opspipe_forget_truncated")
+_TRIGGERS = (
+    "opspipe_forget_deleted",
+    "opspipe_forget_truncated",
+    "opspipe_claim_inserted",
+    "opspipe_claim_updated",
+)
 # Any number will do, as long as every process takes the same.
 _LOCK = 0x6F7073706970
 

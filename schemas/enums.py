@@ -73,6 +73,13 @@ class SkipReason(StrEnum):
     DUPLICATE_ID = "Duplicate ID"
 
 
+class UploadFormat(StrEnum):
+    """What an upload's file holds."""
+
+    CSV = "csv"
+    JSON_LINES = "jsonl"
+
+
 class AnalysisScope(StrEnum):
     """Which records an analysis takes up."""
 

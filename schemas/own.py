@@ -35,9 +35,15 @@ class Upload(Base):
     project_id: Mapped[Cuid] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     file_name: Mapped[str] = mapped_column(String)
     storage_key: Mapped[str] = mapped_column(String)
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
+    # One of `schemas.enums.UploadFormat`.
+    format: Mapped[str] = mapped_column(String, server_default="csv")
+    # Where a worker is to fetch it from; size and hash are unknown until it has.
+    url: Mapped[str | None] = mapped_column(String)
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[CreatedMoment]
+    # When upkeep removed the file from storage; the row stays as long as its jobs do.
+    removed_at: Mapped[Moment | None]
 
 
 class WorkJob(Base):
@@ -121,6 +127,8 @@ class WorkChunk(Base):
     done_count: Mapped[int] = mapped_column(server_default=_ZERO)
     failed_count: Mapped[int] = mapped_column(server_default=_ZERO)
     skipped: Mapped[dict[str, int]] = mapped_column(JSONB, server_default=_EMPTY)
+    # Of a load: what became of each row (see `pipeline.ingest.outcomes`); null where all became records.
+    outcomes: Mapped[bytes | None] = mapped_column(LargeBinary)
     error: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[Moment | None]
     ended_at: Mapped[Moment | None]
@@ -129,16 +137,26 @@ class WorkChunk(Base):
 class RecordIdentity(Base):
     """Who came first: one row per (project, type, identity), so that no record is stored twice.
 
-    Rows go with their record by a statement trigger on data_records (see the baseline migration):
-    a foreign key would be checked once per loaded row.
+    Rows go with their record by a statement trigger on data_records (see the migrations): a foreign key would
+    be checked once per loaded row. Records of other clients claim theirs by a row trigger.
     """
 
     __tablename__ = "record_identities"
     __table_args__ = (Index("idx_record_identities_record", "record_id"),)
 
-    # The first 16 bytes of a SHA-256 over project, type and identity.
-    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    # The first 16 bytes of a SHA-256 over project, type and identity (see `pipeline.ingest.identity`).
+    digest: Mapped[UUID] = mapped_column(primary_key=True)
     record_id: Mapped[Cuid]
+
+
+class Removal(Base):
+    """A job that was deleted and whose records are being removed, batch by batch."""
+
+    __tablename__ = "removals"
+
+    job_id: Mapped[Cuid] = mapped_column(primary_key=True)
+    project_id: Mapped[Cuid] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    created_at: Mapped[CreatedMoment]
 
 
 class RecordFailure(Base):

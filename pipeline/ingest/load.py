@@ -1,9 +1,9 @@
 """Loading a chunk: rows become records, go in by COPY, and are counted, all in one transaction."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -13,6 +13,7 @@ from pipeline.csvfile import read_chunk
 from pipeline.database import driver_connection, transaction
 from pipeline.ids import new_cuids
 from pipeline.ingest.context import LoadContext
+from pipeline.ingest.identity import digest_identity
 from pipeline.ingest.rows import Record, RowReader
 from pipeline.ingest.submit import row_options
 from pipeline.ledger import ChunkResult, Claim
@@ -37,11 +38,13 @@ _JSONB_VERSION = b"\x01"
 _CLAIM_IDENTITIES = text("""
     INSERT INTO record_identities (digest, record_id)
     SELECT digest, record_id
-    FROM unnest(CAST(:digests AS bytea[]), CAST(:ids AS text[])) AS new (digest, record_id)
+    FROM unnest(CAST(:digests AS uuid[]), CAST(:ids AS text[])) AS new (digest, record_id)
     ORDER BY digest
     ON CONFLICT DO NOTHING
     RETURNING digest
 """)
+# Tells the trigger of data_records that the identities of what comes are claimed already.
+_SAY_LOADING = text("SELECT set_config('opspipe.loading', 'on', true)")
 
 Candidate = tuple[str, Record, bytes | None]
 
@@ -73,7 +76,7 @@ def _normalize(held: Claim, context: LoadContext, data: bytes, skipped: Counter[
         if isinstance(record, SkipReason):
             skipped[record] += 1
             continue
-        digest = _digest(context.project_id, record)
+        digest = digest_identity(context.project_id, record.type, record.identity)
         if digest is not None and digest in digests:
             skipped[SkipReason.DUPLICATE_ID] += 1
             continue
@@ -81,12 +84,6 @@ def _normalize(held: Claim, context: LoadContext, data: bytes, skipped: Counter[
             digests.add(digest)
         records.append((record, digest))
     return [(cuid, *entry) for cuid, entry in zip(new_cuids(len(records)), records, strict=True)]
-
-
-def _digest(project_id: str, record: Record) -> bytes | None:
-    if record.identity is None:
-        return None
-    return hashlib.sha256(f"{project_id}\0{record.type}\0{record.identity}".encode()).digest()[:16]
 
 
 def _claim_identities(
@@ -97,10 +94,10 @@ def _claim_identities(
     if not claims:
         return candidates
     won = {
-        bytes(row.digest)
+        row.digest.bytes
         for row in session.execute(
             _CLAIM_IDENTITIES,
-            {"digests": [digest for digest, _ in claims], "ids": [cuid for _, cuid in claims]},
+            {"digests": [UUID(bytes=digest) for digest, _ in claims], "ids": [cuid for _, cuid in claims]},
         )
     }
     if lost := len(claims) - len(won):
@@ -111,6 +108,7 @@ def _claim_identities(
 def _copy(session: Session, held: Claim, context: LoadContext, kept: Sequence[Candidate]) -> None:
     if not kept:
         return
+    session.execute(_SAY_LOADING)
     with driver_connection(session).cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for row in _rows(held.ref.job_id, context, kept):

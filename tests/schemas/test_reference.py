@@ -181,7 +181,7 @@ INSERTS = """
 INSERT INTO profiles (id, email) VALUES ('00000000-0000-0000-0000-000000000001', 'a@example.com');
 INSERT INTO projects (id, name, "ownerId") VALUES ('p', 'P', '00000000-0000-0000-0000-000000000001');
 INSERT INTO data_records (id, "projectId", type, source, content) VALUES ('r', 'p', 'TASK', 'test', 'text');
-INSERT INTO record_identities (digest, record_id) VALUES ('x', 'r');
+INSERT INTO record_identities (digest, record_id) VALUES (gen_random_uuid(), 'r');
 INSERT INTO likert_scores (id, "recordId", "userId", "realismScore", "qualityScore")
 VALUES ('l', 'r', 'u', 1, 7);
 INSERT INTO ingest_jobs (id, "projectId", type) VALUES ('i', 'p', 'TASK');

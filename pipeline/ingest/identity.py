@@ -1,0 +1,20 @@
+"""What makes a record the same record: its project, type and identity, digested."""
+
+import hashlib
+
+from schemas.enums import RecordType
+
+
+def digest_identity(project_id: str, kind: RecordType, identity: str | None) -> bytes | None:
+    """Digest an identity to 16 bytes; None where a row has none, which is never a duplicate.
+
+    The database's function `opspipe_identity` digests the records of other clients in the same way.
+
+    Args:
+        project_id: the project's id.
+        kind: TASK or FEEDBACK.
+        identity: the value of the identity column, trimmed.
+    """
+    if identity is None:
+        return None
+    return hashlib.sha256(f"{project_id}\0{kind}\0{identity}".encode()).digest()[:16]
