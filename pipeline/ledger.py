@@ -57,11 +57,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What became of a chunk's records: `done`, `failed` and skipped with a reason."""
+    """What became of a chunk's records: `done`, `failed` and skipped with a reason.
+
+    `outcomes` says it of each row of a load, as `pipeline.ingest.outcomes` packs it.
+    """
 
     done: int
     failed: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
+    outcomes: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,7 @@ def complete(session: Session, held: Claim, result: ChunkResult) -> StageTally:
         done_count=result.done,
         failed_count=result.failed,
         skipped=dict(result.skipped),
+        outcomes=result.outcomes,
         error=None,
     )
     return _count_ended(session, held.ref, done=result.done, failed=result.failed)

@@ -7,6 +7,7 @@ the file is split. What a row means is none of this package's business: see `pip
 from pipeline.csvfile.chunk import Row, read_chunk
 from pipeline.csvfile.head import FileHead, inspect_head
 from pipeline.csvfile.header import name_columns
+from pipeline.csvfile.plain import read_fields
 from pipeline.csvfile.plan import ChunkSpan, FilePlan, plan_file
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "name_columns",
     "plan_file",
     "read_chunk",
+    "read_fields",
 ]

@@ -4,9 +4,11 @@ import hashlib
 
 from schemas.enums import RecordType
 
+DIGEST_BYTES = 16
+
 
 def digest_identity(project_id: str, kind: RecordType, identity: str | None) -> bytes | None:
-    """Digest an identity to 16 bytes; None where a row has none, which is never a duplicate.
+    """Digest an identity to `DIGEST_BYTES` bytes; None where a row has none, which is never a duplicate.
 
     The database's function `opspipe_identity` digests the records of other clients in the same way.
 
@@ -17,4 +19,4 @@ def digest_identity(project_id: str, kind: RecordType, identity: str | None) -> 
     """
     if identity is None:
         return None
-    return hashlib.sha256(f"{project_id}\0{kind}\0{identity}".encode()).digest()[:16]
+    return hashlib.sha256(f"{project_id}\0{kind}\0{identity}".encode()).digest()[:DIGEST_BYTES]

@@ -1,19 +1,19 @@
 """Loading a chunk: rows become records, go in by COPY, and are counted, all in one transaction."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from uuid import UUID
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from pipeline import flow
-from pipeline.csvfile import read_chunk
+from pipeline.csvfile import read_fields
 from pipeline.database import driver_connection, transaction
 from pipeline.ids import new_cuids
 from pipeline.ingest.context import LoadContext
-from pipeline.ingest.identity import digest_identity
+from pipeline.ingest.copyrows import COPY_RECORDS, RecordPacker
+from pipeline.ingest.identity import DIGEST_BYTES, digest_identity
+from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.rows import Record, RowReader
 from pipeline.ingest.submit import row_options
 from pipeline.ledger import ChunkResult, Claim
@@ -21,32 +21,39 @@ from pipeline.storage import get_storage
 from schemas.enums import SkipReason
 from schemas.options import IngestOptions
 
-_COPY = """
-COPY data_records (
-    id, "projectId", type, category, source, content, metadata,
-    "createdById", "createdByName", "createdByEmail", "ingestJobId", "createdAt", "updatedAt"
-) FROM STDIN (FORMAT binary)
-"""
-# In the binary format an enum is its label and a jsonb a version byte with its text, so both go as bytes.
-_TYPES = [
-    "text", "text", "text", "text", "varchar", "text", "bytea",
-    "varchar", "varchar", "varchar", "text", "timestamp", "timestamp",
-]  # fmt: skip
-_JSONB_VERSION = b"\x01"
+# Records go to the server in blocks of this many: it works on one while the next is packed.
+_BLOCK_RECORDS = 1_000
 
-# In the order of the digests: two jobs with the same identities wait for each other and never deadlock.
-_CLAIM_IDENTITIES = text("""
-    INSERT INTO record_identities (digest, record_id)
-    SELECT digest, record_id
-    FROM unnest(CAST(:digests AS uuid[]), CAST(:ids AS text[])) AS new (digest, record_id)
-    ORDER BY digest
-    ON CONFLICT DO NOTHING
-    RETURNING digest
+# Digests and ids go as arrays in text, and digests come back as one string of bytes: with thousands of them a
+# statement, an object for each would cost the client more than the look-up costs the server.
+_FIND_CLAIMED = text("""
+    SELECT string_agg(uuid_send(digest), '')
+    FROM record_identities WHERE digest = ANY(CAST(:digests AS uuid[]))
 """)
-# Tells the trigger of data_records that the identities of what comes are claimed already.
+# In the order of the digests: two jobs with the same identities wait for each other and never deadlock.
+_CLAIM = text("""
+    WITH won AS (
+        INSERT INTO record_identities (digest, record_id)
+        SELECT digest, record_id
+        FROM unnest(CAST(:digests AS uuid[]), CAST(:ids AS text[])) AS new (digest, record_id)
+        ORDER BY digest
+        ON CONFLICT DO NOTHING
+        RETURNING digest
+    )
+    SELECT string_agg(uuid_send(digest), '') FROM won
+""")
+_REMOVE = text("DELETE FROM data_records WHERE id = ANY(:ids)")
+# Tells the trigger of data_records that the identities of what comes are claimed here.
 _SAY_LOADING = text("SELECT set_config('opspipe.loading', 'on', true)")
 
-Candidate = tuple[str, Record, bytes | None]
+
+class Candidate(NamedTuple):
+    """A record that is to be stored, unless its identity is taken; `place` is its row's within the chunk."""
+
+    place: int
+    id: str
+    record: Record
+    digest: bytes | None
 
 
 def load_chunk(held: Claim) -> None:
@@ -59,79 +66,101 @@ def load_chunk(held: Claim) -> None:
     """
     context = LoadContext.model_validate(held.context)
     data = get_storage().read_range(context.storage_key, held.span["start"], held.span["end"])
-    skipped: Counter[str] = Counter()
-    candidates = _normalize(held, context, data, skipped)
+    candidates, outcomes = _normalize(held, context, data)
     with transaction() as session:
-        kept = _claim_identities(session, candidates, skipped)
+        taken = _ask_digests(session, _FIND_CLAIMED, candidates)
+        kept = _skip_duplicates(candidates, outcomes, taken)
         _copy(session, held, context, kept)
-        flow.finish_chunk(session, held, ChunkResult(done=len(kept), skipped=skipped))
+        # Not before the copying: others with the same identity wait from here to the transaction's end.
+        lost = _claim(session, kept)
+        kept = _skip_duplicates(kept, outcomes, lost)
+        flow.finish_chunk(
+            session,
+            held,
+            ChunkResult(done=len(kept), skipped=outcomes.count(), outcomes=outcomes.pack()),
+        )
 
 
-def _normalize(held: Claim, context: LoadContext, data: bytes, skipped: Counter[str]) -> list[Candidate]:
+def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Candidate], Outcomes]:
     options = IngestOptions.model_validate(held.options)
     reader = RowReader(context.header, row_options(options, file_name=context.file_name))
-    records, digests = [], set()
-    for row in read_chunk(data, first_line=held.span["first_line"], delimiter=context.delimiter):
-        record = reader.read(row.fields)
+    outcomes, digests = Outcomes(), set[bytes]()
+    found: list[tuple[int, Record, bytes | None]] = []
+    for fields in read_fields(data, delimiter=context.delimiter):
+        record = reader.read(fields)
         if isinstance(record, SkipReason):
-            skipped[record] += 1
+            outcomes.skip(record)
             continue
         digest = digest_identity(context.project_id, record.type, record.identity)
-        if digest is not None and digest in digests:
-            skipped[SkipReason.DUPLICATE_ID] += 1
-            continue
         if digest is not None:
+            if digest in digests:
+                outcomes.skip(SkipReason.DUPLICATE_ID)
+                continue
             digests.add(digest)
-        records.append((record, digest))
-    return [(cuid, *entry) for cuid, entry in zip(new_cuids(len(records)), records, strict=True)]
+        found.append((outcomes.save(), record, digest))
+    ids = new_cuids(len(found))
+    return [
+        Candidate(place, cuid, record, digest)
+        for cuid, (place, record, digest) in zip(ids, found, strict=True)
+    ], outcomes
 
 
-def _claim_identities(
-    session: Session, candidates: list[Candidate], skipped: Counter[str]
-) -> list[Candidate]:
-    """Keep the candidates that are first with their identity; wait for a job that is about to claim one."""
-    claims = [(digest, cuid) for cuid, _, digest in candidates if digest is not None]
-    if not claims:
+def _skip_duplicates(
+    candidates: Sequence[Candidate], outcomes: Outcomes, taken: set[bytes]
+) -> Sequence[Candidate]:
+    """Leave out the candidates whose digest is taken; a candidate without one never is."""
+    if not taken:
         return candidates
-    won = {
-        row.digest.bytes
-        for row in session.execute(
-            _CLAIM_IDENTITIES,
-            {"digests": [UUID(bytes=digest) for digest, _ in claims], "ids": [cuid for _, cuid in claims]},
-        )
-    }
-    if lost := len(claims) - len(won):
-        skipped[SkipReason.DUPLICATE_ID] += lost
-    return [entry for entry in candidates if entry[2] is None or entry[2] in won]
+    for candidate in candidates:
+        if candidate.digest in taken:
+            outcomes.change(candidate.place, SkipReason.DUPLICATE_ID)
+    return [candidate for candidate in candidates if candidate.digest not in taken]
 
 
-def _copy(session: Session, held: Claim, context: LoadContext, kept: Sequence[Candidate]) -> None:
-    if not kept:
+def _copy(session: Session, held: Claim, context: LoadContext, records: Sequence[Candidate]) -> None:
+    if not records:
         return
+    packer = RecordPacker(
+        project_id=context.project_id,
+        job_id=held.ref.job_id,
+        source=f"csv:{context.file_name}",
+        loaded_at=context.loaded_at,
+    )
     session.execute(_SAY_LOADING)
-    with driver_connection(session).cursor() as cursor, cursor.copy(_COPY) as copy:
-        copy.set_types(_TYPES)
-        for row in _rows(held.ref.job_id, context, kept):
-            copy.write_row(row)
+    with driver_connection(session).cursor() as cursor, cursor.copy(COPY_RECORDS) as copy:
+        copy.write(packer.START)
+        for start in range(0, len(records), _BLOCK_RECORDS):
+            copy.write(packer.pack((c.id, c.record) for c in records[start : start + _BLOCK_RECORDS]))
+        copy.write(packer.END)
 
 
-def _rows(
-    job_id: str, context: LoadContext, kept: Sequence[Candidate]
-) -> Iterator[tuple[str | bytes | datetime | None, ...]]:
-    source = f"csv:{context.file_name}"
-    for cuid, record, _ in kept:
-        yield (
-            cuid,
-            context.project_id,
-            record.type,
-            record.category,
-            source,
-            record.content,
-            _JSONB_VERSION + record.metadata_json,
-            record.created_by_id,
-            record.created_by_name,
-            record.created_by_email,
-            job_id,
-            record.created_at or context.loaded_at,
-            record.updated_at or context.loaded_at,
-        )
+def _claim(session: Session, stored: Sequence[Candidate]) -> set[bytes]:
+    """Claim the identities of records stored in this transaction; take those away again that came second.
+
+    Waits for other transactions that are about to claim one of them.
+
+    Returns:
+        The digests that another record has: those of the records taken away.
+    """
+    claims = [candidate for candidate in stored if candidate.digest is not None]
+    won = _ask_digests(session, _CLAIM, claims)
+    lost = {candidate.digest: candidate.id for candidate in claims if candidate.digest not in won}
+    if lost:
+        session.execute(_REMOVE, {"ids": list(lost.values())})
+    return {digest for digest in lost if digest is not None}
+
+
+def _ask_digests(session: Session, question: TextClause, candidates: Iterable[Candidate]) -> set[bytes]:
+    """Ask a question about the digests of candidates that is answered with digests."""
+    known = [(candidate.digest.hex(), candidate.id) for candidate in candidates if candidate.digest]
+    if not known:
+        return set()
+    arrays = {"digests": _array(digest for digest, _ in known), "ids": _array(cuid for _, cuid in known)}
+    asked = {name: arrays[name] for name in question.compile().params}
+    answer: bytes = session.scalar(question, asked) or b""
+    return {answer[start : start + DIGEST_BYTES] for start in range(0, len(answer), DIGEST_BYTES)}
+
+
+def _array(items: Iterable[str]) -> str:
+    """Write an array as PostgreSQL reads it, of items that need no quotes."""
+    return f"{{{','.join(items)}}}"

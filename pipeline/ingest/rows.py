@@ -4,9 +4,10 @@ What a row becomes depends on the row, the header and the job's options alone. N
 the database or duplicates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 import orjson
 
@@ -19,6 +20,9 @@ from schemas.enums import RecordCategory, RecordType, SkipReason
 SHORT_CONTENT = 10
 
 _TYPE_WORDS = {"feedback": RecordType.FEEDBACK, "task": RecordType.TASK, "prompt": RecordType.TASK}
+
+# How JSON writes a NUL.
+_ESCAPED_NUL = b"\\u0000"
 
 Values = list[str | None]
 
@@ -33,8 +37,7 @@ class RowOptions:
     mapping: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What a row becomes. Times are UTC without zone; None stands for the time of loading.
 
     `metadata_json` is a JSON object of every column under its header name: strings, null where the row has
@@ -56,6 +59,8 @@ class Record:
 class RowReader:
     """Reads the rows of one file under one job's options.
 
+    Loads run every row through here, so that what a file has in common is decided once, at the start.
+
     Raises:
         InputError: the options' mapping names a target or a column that there is none of.
     """
@@ -66,9 +71,28 @@ class RowReader:
         self._record_type = options.record_type
         self._keywords = tuple(word.strip().casefold() for word in options.keywords if word.strip())
         self._columns = resolve_columns(self._header, options.mapping)
+        columns = self._columns
+        self._finders = {
+            kind: _Finders(
+                *map(
+                    _make_finder,
+                    (
+                        columns.rating,
+                        found.identity,
+                        found.created_by_id,
+                        found.created_by_name,
+                        found.created_by_email,
+                        found.created_at,
+                        found.updated_at,
+                    ),
+                )
+            )
+            for kind, found in columns.by_type.items()
+        }
+        self._has_type_hints = bool(columns.type_words or columns.feedback_id or columns.feedback_content)
 
     def read(self, fields: Sequence[str] | None) -> Record | SkipReason:
-        """Turn a row into a record, or say why it becomes none.
+        """Turn a row of text into a record, or say why it becomes none.
 
         The first reason that holds is given, in the order of `SkipReason`.
 
@@ -78,28 +102,42 @@ class RowReader:
         """
         if fields is None or len(fields) > self._width:
             return SkipReason.MALFORMED
-        values: Values = [value.strip() for value in fields]
+        values: Values = list(map(str.strip, fields))
         if len(values) < self._width:
             values += [None] * (self._width - len(values))
-        metadata_json = self._dump(fields, values)
+        return self.read_values(values)
+
+    def read_values(self, values: Values, *, not_text: Container[int] = ()) -> Record | SkipReason:
+        """Turn a row's trimmed values, one a column, into a record, or say why it becomes none.
+
+        Args:
+            values: None where the row has no such value.
+            not_text: positions of values that were no text where they come from: none of them is a content.
+        """
+        metadata_json = self._dump(values)
         if metadata_json is None:
             return SkipReason.INVALID_CHARACTERS
-        kind = self._find_type(values)
-        content = self._find_content(values, kind)
+        kind = self._find_type(values) if self._has_type_hints else self._record_type
+        texts = values
+        if not_text:
+            texts = [None if place in not_text else value for place, value in enumerate(values)]
+        content = self._find_content(texts, kind)
         if not content:
             return SkipReason.EMPTY_CONTENT
         if self._keywords and not self._has_keyword(content):
             return SkipReason.KEYWORD_MISMATCH
         return self._make_record(values, kind, content, metadata_json)
 
-    def _dump(self, fields: Sequence[str], values: Values) -> bytes | None:
+    def _dump(self, values: Values) -> bytes | None:
         """Give the row as JSON; None for one with a NUL or an unpaired surrogate, which cannot be stored."""
-        if "\0" in "".join(fields):
-            return None
         try:
-            return orjson.dumps(dict(zip(self._header, values, strict=True)))
+            metadata_json = orjson.dumps(dict(zip(self._header, values, strict=True)))
         except orjson.JSONEncodeError:  # strings that are not Unicode are the only ones it refuses
             return None
+        # A look at the JSON is cheap; it also finds a backslash that somebody wrote before u0000.
+        if _ESCAPED_NUL in metadata_json and any(value and "\0" in value for value in values):
+            return None
+        return metadata_json
 
     def _find_type(self, values: Values) -> RecordType:
         columns = self._columns
@@ -127,22 +165,48 @@ class RowReader:
         return any(word in folded for word in self._keywords)
 
     def _make_record(self, values: Values, kind: RecordType, content: str, metadata_json: bytes) -> Record:
-        columns = self._columns.by_type[kind]
-        rating = _first(values, self._columns.rating)
-        created_at = _first(values, columns.created_at)
-        updated_at = _first(values, columns.updated_at)
+        find = self._finders[kind]
+        rating, created_at, updated_at = find.rating(values), find.created_at(values), find.updated_at(values)
         return Record(
-            type=kind,
-            category=read_category(rating) if rating else None,
-            content=content,
-            metadata_json=metadata_json,
-            identity=_first(values, columns.identity),
-            created_by_id=_first(values, columns.created_by_id),
-            created_by_name=_first(values, columns.created_by_name),
-            created_by_email=_first(values, columns.created_by_email),
-            created_at=parse_time(created_at) if created_at else None,
-            updated_at=parse_time(updated_at) if updated_at else None,
+            kind,
+            read_category(rating) if rating else None,
+            content,
+            metadata_json,
+            find.identity(values),
+            find.created_by_id(values),
+            find.created_by_name(values),
+            find.created_by_email(values),
+            parse_time(created_at) if created_at else None,
+            parse_time(updated_at) if updated_at else None,
         )
+
+
+Finder = Callable[[Values], str | None]
+
+
+class _Finders(NamedTuple):
+    """For each thing a record takes from one value: a function that finds the value in a row."""
+
+    rating: Finder
+    identity: Finder
+    created_by_id: Finder
+    created_by_name: Finder
+    created_by_email: Finder
+    created_at: Finder
+    updated_at: Finder
+
+
+def _make_finder(positions: Positions) -> Finder:
+    """Make the function that gives the first value that is not blank.
+
+    Nearly every file has one column or none for a thing: that is decided here, and not once a row.
+    """
+    if not positions:
+        return lambda _: None
+    if len(positions) == 1:
+        (position,) = positions
+        return lambda values: values[position] or None
+    return lambda values: _first(values, positions)
 
 
 def _first(values: Values, positions: Positions) -> str | None:

@@ -10,7 +10,7 @@ _YEAR_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]+)?")
 # Seconds reach this number in the year 5138, milliseconds reached it in 1973.
 _FIRST_MILLISECONDS = 10**11
-_YEAR_DIGITS, _DATE_DIGITS = 4, 8
+_YEAR_DIGITS, _YEAR_MONTH_LENGTH, _DATE_DIGITS = 4, 7, 8
 
 
 def parse_time(text: str) -> datetime | None:
@@ -24,12 +24,14 @@ def parse_time(text: str) -> datetime | None:
     """
     try:
         # Numbers first: `fromisoformat` reads some epoch milliseconds as a date and a time of day.
-        if _NUMBER.fullmatch(text):
+        if text[_YEAR_DIGITS : _YEAR_DIGITS + 1] != "-" and _NUMBER.fullmatch(text):
             return _parse_number(text)
-        if match := _YEAR_MONTH.fullmatch(text):
+        if len(text) == _YEAR_MONTH_LENGTH and (match := _YEAR_MONTH.fullmatch(text)):
             return _first_day(int(match[1]), int(match[2]))
         time = datetime.fromisoformat(text)
-        return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+        if time.tzinfo is None:
+            return time
+        return (time if time.tzinfo is UTC else time.astimezone(UTC)).replace(tzinfo=None)
     except (ValueError, OverflowError):
         return None
 

@@ -2,13 +2,14 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.csvfile import Row, plan_file, read_chunk
+from pipeline.csvfile import Row, plan_file, read_chunk, read_fields
 from pipeline.csvfile.scan import RecordPlace, RecordScanner
 from pipeline.errors import InputError
 
@@ -67,6 +68,7 @@ def read_planned(data: bytes, delimiter: str, *, chunk_rows: int, chunk_bytes: i
     for chunk in plan.chunks:
         part = data[chunk.start : chunk.end]
         read = list(read_chunk(part, first_line=chunk.first_line, delimiter=plan.delimiter))
+        assert list(read_fields(part, delimiter=plan.delimiter)) == [row.fields for row in read]
         assert len(read) == chunk.record_count
         assert 1 <= chunk.record_count <= chunk_rows
         assert chunk.end - chunk.start <= chunk_bytes or chunk.record_count == 1
@@ -97,6 +99,47 @@ def test_chunks_give_the_records_of_the_whole_file(
     else:
         rows = read_planned(data, delimiter, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
         assert rows == whole.rows[1:]
+
+
+@pytest.fixture(scope="module")
+def splitting() -> Iterator[None]:
+    """Read by splitting however many quotes there are: these texts are full of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.csvfile.plain._CHARACTERS_A_QUOTE", 0)
+        yield
+
+
+@pytest.mark.usefixtures("splitting")
+@settings(deadline=None, max_examples=600)
+@given(body=bodies, delimiter=st.sampled_from(",;\t|"))
+def test_fields_without_places_are_the_same_fields(body: str, delimiter: str) -> None:
+    rows = list(read_whole(body, delimiter).rows)
+    if not read_whole(body, delimiter).is_open_at_end:
+        assert list(read_fields(body.encode(), delimiter=delimiter)) == [row.fields for row in rows]
+
+
+@pytest.mark.usefixtures("splitting")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n\n",
+        '""',
+        '""\n',
+        '"","" \n',
+        'a,"b ""c"" d"\r\n\r\n1,""\r\n',
+        '"a"\n""\n\nb',
+        ',\n"",\n',
+        'a,b"c\n1,2\n',
+        '"a"b\n1,2\n',
+        'a\rb\n"c"\r"d"\n',
+        '"x""y""""z",""""\n',
+    ],
+)
+def test_fields_of_plain_and_other_texts(text: str) -> None:
+    assert list(read_fields(text.encode(), delimiter=",")) == [
+        row.fields for row in read_whole(text, ",").rows
+    ]
 
 
 class ShortReads(io.BytesIO):

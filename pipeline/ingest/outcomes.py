@@ -1,0 +1,60 @@
+"""What became of each row of a chunk: one byte a row, deflated, so that a few skipped rows take a few bytes.
+
+A row is known by its place in the chunk; its line and its fields are read again from the stored upload.
+"""
+
+import zlib
+
+from schemas.enums import SkipReason
+
+SAVED = 0
+# Stored with chunks: a number is never used for another reason.
+_CODES = {
+    SkipReason.MALFORMED: 1,
+    SkipReason.INVALID_CHARACTERS: 2,
+    SkipReason.EMPTY_CONTENT: 3,
+    SkipReason.KEYWORD_MISMATCH: 4,
+    SkipReason.DUPLICATE_ID: 5,
+}
+_REASONS = {code: reason for reason, code in _CODES.items()}
+
+
+class Outcomes:
+    """The outcomes of a chunk's rows, in their order; a row is saved until it is skipped."""
+
+    def __init__(self, codes: bytes = b"") -> None:
+        self._codes = bytearray(codes)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def save(self) -> int:
+        """Add a row that is to be saved; gives its place."""
+        self._codes.append(SAVED)
+        return len(self._codes) - 1
+
+    def skip(self, reason: SkipReason) -> None:
+        """Add a row that is skipped."""
+        self._codes.append(_CODES[reason])
+
+    def change(self, place: int, reason: SkipReason) -> None:
+        """Skip a row that was to be saved."""
+        self._codes[place] = _CODES[reason]
+
+    def reason(self, place: int) -> SkipReason | None:
+        """Tell why a row was skipped; None where it was saved."""
+        return _REASONS.get(self._codes[place])
+
+    def count(self) -> dict[str, int]:
+        """Count the skipped rows by reason; reasons that did not occur are left out."""
+        counts = {reason: self._codes.count(code) for code, reason in _REASONS.items()}
+        return {str(reason): count for reason, count in counts.items() if count}
+
+    def pack(self) -> bytes | None:
+        """Give the form that is stored; None where every row was saved."""
+        return zlib.compress(self._codes) if any(self._codes) else None
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Outcomes":
+        """Read the stored form."""
+        return cls(zlib.decompress(data))
