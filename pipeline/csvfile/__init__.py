@@ -7,6 +7,7 @@ the file is split. What a row means is none of this package's business: see `pip
 from pipeline.csvfile.chunk import Row, read_chunk
 from pipeline.csvfile.head import FileHead, inspect_head
 from pipeline.csvfile.header import name_columns
+from pipeline.csvfile.lenient import read_leniently
 from pipeline.csvfile.plain import read_fields
 from pipeline.csvfile.plan import ChunkSpan, FilePlan, plan_file
 
@@ -20,4 +21,5 @@ __all__ = [
     "plan_file",
     "read_chunk",
     "read_fields",
+    "read_leniently",
 ]

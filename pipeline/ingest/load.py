@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from pipeline import flow
 from pipeline.csvfile import read_fields
 from pipeline.database import driver_connection, transaction
+from pipeline.errors import FatalError
 from pipeline.ids import new_cuids
 from pipeline.ingest.context import LoadContext
 from pipeline.ingest.copyrows import COPY_RECORDS, RecordPacker
@@ -21,8 +22,9 @@ from pipeline.storage import get_storage
 from schemas.enums import SkipReason
 from schemas.options import IngestOptions
 
-# Records go to the server in blocks of this many: it works on one while the next is packed.
-_BLOCK_RECORDS = 1_000
+# Records go to the server in blocks of this many: it works on one while the next is packed, and a block of
+# about 100 KB is neither split by the driver nor larger than the processor's cache.
+_BLOCK_RECORDS = 50
 
 # Digests and ids go as arrays in text, and digests come back as one string of bytes: with thousands of them a
 # statement, an object for each would cost the client more than the look-up costs the server.
@@ -84,20 +86,27 @@ def load_chunk(held: Claim) -> None:
 def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Candidate], Outcomes]:
     options = IngestOptions.model_validate(held.options)
     reader = RowReader(context.header, row_options(options, file_name=context.file_name))
-    outcomes, digests = Outcomes(), set[bytes]()
+    outcomes, digests = Outcomes(held.record_count), set[bytes]()
     found: list[tuple[int, Record, bytes | None]] = []
-    for fields in read_fields(data, delimiter=context.delimiter):
+    place = -1
+    for place, fields in enumerate(read_fields(data, delimiter=context.delimiter)):
         record = reader.read(fields)
         if isinstance(record, SkipReason):
-            outcomes.skip(record)
+            outcomes.skip(place, record)
             continue
-        digest = digest_identity(context.project_id, record.type, record.identity)
-        if digest is not None:
+        digest = None
+        if record.identity is not None:
+            digest = digest_identity(context.project_id, record.type, record.identity)
             if digest in digests:
-                outcomes.skip(SkipReason.DUPLICATE_ID)
+                outcomes.skip(place, SkipReason.DUPLICATE_ID)
                 continue
             digests.add(digest)
-        found.append((outcomes.save(), record, digest))
+        found.append((place, record, digest))
+    if place + 1 != held.record_count:
+        raise FatalError(
+            f"{held.ref} holds {place + 1} records and was planned with {held.record_count}: "
+            "the stored upload was changed; submit the file again"
+        )
     ids = new_cuids(len(found))
     return [
         Candidate(place, cuid, record, digest)
@@ -113,7 +122,7 @@ def _skip_duplicates(
         return candidates
     for candidate in candidates:
         if candidate.digest in taken:
-            outcomes.change(candidate.place, SkipReason.DUPLICATE_ID)
+            outcomes.skip(candidate.place, SkipReason.DUPLICATE_ID)
     return [candidate for candidate in candidates if candidate.digest not in taken]
 
 
@@ -156,8 +165,7 @@ def _ask_digests(session: Session, question: TextClause, candidates: Iterable[Ca
     if not known:
         return set()
     arrays = {"digests": _array(digest for digest, _ in known), "ids": _array(cuid for _, cuid in known)}
-    asked = {name: arrays[name] for name in question.compile().params}
-    answer: bytes = session.scalar(question, asked) or b""
+    answer: bytes = session.scalar(question, arrays) or b""
     return {answer[start : start + DIGEST_BYTES] for start in range(0, len(answer), DIGEST_BYTES)}
 
 

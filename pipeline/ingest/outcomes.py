@@ -4,6 +4,7 @@ A row is known by its place in the chunk; its line and its fields are read again
 """
 
 import zlib
+from typing import Self
 
 from schemas.enums import SkipReason
 
@@ -20,25 +21,21 @@ _REASONS = {code: reason for reason, code in _CODES.items()}
 
 
 class Outcomes:
-    """The outcomes of a chunk's rows, in their order; a row is saved until it is skipped."""
+    """The outcomes of a chunk's rows, in their order; a row counts as saved until it is skipped.
 
-    def __init__(self, codes: bytes = b"") -> None:
-        self._codes = bytearray(codes)
+    Args:
+        count: the number of rows.
+    """
 
-    def __len__(self) -> int:
-        return len(self._codes)
+    def __init__(self, count: int) -> None:
+        self._codes = bytearray(count)
 
-    def save(self) -> int:
-        """Add a row that is to be saved; gives its place."""
-        self._codes.append(SAVED)
-        return len(self._codes) - 1
+    def skip(self, place: int, reason: SkipReason) -> None:
+        """Say that the row at `place` (from 0) is skipped.
 
-    def skip(self, reason: SkipReason) -> None:
-        """Add a row that is skipped."""
-        self._codes.append(_CODES[reason])
-
-    def change(self, place: int, reason: SkipReason) -> None:
-        """Skip a row that was to be saved."""
+        Raises:
+            IndexError: the chunk has no such row.
+        """
         self._codes[place] = _CODES[reason]
 
     def reason(self, place: int) -> SkipReason | None:
@@ -55,6 +52,9 @@ class Outcomes:
         return zlib.compress(self._codes) if any(self._codes) else None
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Outcomes":
+    def unpack(cls, data: bytes) -> Self:
         """Read the stored form."""
-        return cls(zlib.decompress(data))
+        codes = zlib.decompress(data)
+        outcomes = cls(len(codes))
+        outcomes._codes[:] = codes
+        return outcomes

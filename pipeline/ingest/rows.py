@@ -13,6 +13,7 @@ import orjson
 
 from pipeline.ingest.category import read_category
 from pipeline.ingest.columns import Positions, resolve_columns
+from pipeline.ingest.rejectfile import is_reject_header, restore_fields
 from pipeline.ingest.times import parse_time
 from schemas.enums import RecordCategory, RecordType, SkipReason
 
@@ -66,7 +67,9 @@ class RowReader:
     """
 
     def __init__(self, header: Sequence[str], options: RowOptions) -> None:
-        self._header = tuple(header)
+        # Rows that were rejected and corrected come with columns of ours before their own.
+        self._is_reject_file = is_reject_header(header)
+        self._header = tuple(restore_fields(header) if self._is_reject_file else header)
         self._width = len(self._header)
         self._record_type = options.record_type
         self._keywords = tuple(word.strip().casefold() for word in options.keywords if word.strip())
@@ -100,6 +103,8 @@ class RowReader:
             fields: the row's fields as written; fewer than the header has are filled with null; None for a
                 record that could not be read.
         """
+        if fields is not None and self._is_reject_file:
+            fields = restore_fields(fields)
         if fields is None or len(fields) > self._width:
             return SkipReason.MALFORMED
         values: Values = list(map(str.strip, fields))

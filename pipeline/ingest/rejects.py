@@ -1,0 +1,109 @@
+"""The rows of a job that became no record, as a CSV that can be corrected and submitted again.
+
+Only a row's place and reason are kept; its line and its fields are read again from the stored upload.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pipeline.csvfile import read_chunk, read_leniently
+from pipeline.errors import ConflictError, NotFoundError
+from pipeline.ingest.context import LoadContext
+from pipeline.ingest.outcomes import Outcomes
+from pipeline.ingest.rejectfile import REJECT_COLUMNS, is_reject_header, protect, restore_fields
+from pipeline.storage import FileStorage, get_storage
+from schemas.enums import Stage
+from schemas.own import WorkChunk, WorkStage
+
+_BLOCK_CHARACTERS = 64 * 1024
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that became no record: its line in the file (from 1), why, and its fields as written."""
+
+    line: int
+    reason: str
+    fields: list[str]
+
+
+def write_rejects(session: Session, job_id: str) -> Iterator[bytes]:
+    """Write a job's rejected rows so far, in the order of the file, as CSV in UTF-8.
+
+    Its columns are those of `rejectfile.REJECT_COLUMNS` and then the file's own. A value that a spreadsheet
+    would run as a formula has an apostrophe before it, which is taken away again when the CSV is submitted.
+
+    Args:
+        session: read before this returns; the rows are read from storage while the result is iterated.
+        job_id: the whole id of an ingest job.
+
+    Raises:
+        NotFoundError: there is no such ingest job, or its upload was removed.
+        ConflictError: the file was not planned yet, so that nothing is known of its rows.
+    """
+    stage = session.get(WorkStage, (job_id, Stage.LOAD))
+    if stage is None:
+        raise NotFoundError(f"there is no ingest job {job_id!r}")
+    if stage.planned_at is None:
+        raise ConflictError(f"the file of job {job_id} was not read yet: try again when it is being loaded")
+    chunks = session.execute(
+        select(WorkChunk.span, WorkChunk.outcomes)
+        .where(WorkChunk.job_id == job_id, WorkChunk.stage == Stage.LOAD, WorkChunk.outcomes.is_not(None))
+        .order_by(WorkChunk.number)
+    ).all()
+    context, storage = LoadContext.model_validate(stage.context), get_storage()
+    storage.open(context.storage_key).close()
+    rows = (
+        row
+        for span, outcomes in chunks
+        for row in _read_rejected(storage, context, span, Outcomes.unpack(outcomes))
+    )
+    return _write(context, rows)
+
+
+def _read_rejected(
+    storage: FileStorage, context: LoadContext, span: dict[str, int], outcomes: Outcomes
+) -> Iterator[RejectedRow]:
+    data = storage.read_range(context.storage_key, span["start"], span["end"])
+    rows = read_chunk(data, first_line=span["first_line"], delimiter=context.delimiter)
+    for place, (row, following) in enumerate(pairwise(chain(rows, [None]))):
+        if row is None or (reason := outcomes.reason(place)) is None:
+            continue
+        fields = row.fields
+        if fields is None:
+            first, last = row.line - span["first_line"], following and following.line - span["first_line"]
+            fields = read_leniently(_lines(data, first, last), delimiter=context.delimiter)
+        if is_reject_header(context.header):
+            fields = restore_fields(fields)
+        yield RejectedRow(row.line, reason, fields)
+
+
+def _lines(data: bytes, first: int, last: int | None) -> bytes:
+    return b"".join(data.splitlines(keepends=True)[first:last])
+
+
+def _write(context: LoadContext, rows: Iterable[RejectedRow]) -> Iterator[bytes]:
+    header = list(context.header)
+    if is_reject_header(header):
+        header = restore_fields(header)
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink)
+    writer.writerow([*REJECT_COLUMNS, *map(protect, header)])
+    for row in rows:
+        writer.writerow([row.line, row.reason, *map(protect, row.fields)])
+        if sink.tell() > _BLOCK_CHARACTERS:
+            yield _encode(sink.getvalue())
+            sink.seek(0)
+            sink.truncate()
+    yield _encode(sink.getvalue())
+
+
+def _encode(text: str) -> bytes:
+    """Encode as UTF-8; half a surrogate pair, which that cannot hold, becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
