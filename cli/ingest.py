@@ -1,4 +1,4 @@
-"""`opspipe ingest` and `check`: batches on their way in."""
+"""`opspipe ingest`: batches on their way in."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,37 +25,44 @@ def register(app: typer.Typer) -> None:
     app.command()(ingest)
 
 
+TypeOption = Annotated[
+    RecordType, typer.Option("--type", case_sensitive=False, help="What rows are by default.")
+]
+KeywordsOption = Annotated[
+    str, typer.Option(help="Keep only rows whose content has one of these, comma-separated.")
+]
+MappingOption = Annotated[
+    list[str] | None, typer.Option("--map", metavar="TARGET=COLUMN", help="Take a value from a column.")
+]
+EncodingOption = Annotated[str | None, typer.Option(help="The file's encoding, where it is not UTF-8.")]
+DelimiterOption = Annotated[
+    str | None, typer.Option(help="The file's delimiter, where it is not to be detected.")
+]
+
+
 def ingest(
     files: Annotated[
         list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE...")
     ],
     *,
     project: Annotated[str, typer.Option(help="Project that gets the records; made if missing.")],
-    record_type: Annotated[
-        RecordType, typer.Option("--type", case_sensitive=False, help="What rows are by default.")
-    ],
-    keywords: Annotated[
-        str, typer.Option(help="Keep only rows whose content has one of these, comma-separated.")
-    ] = "",
-    mapping: Annotated[
-        list[str] | None, typer.Option("--map", metavar="TARGET=COLUMN", help="Take a value from a column.")
-    ] = None,
-    encoding: Annotated[str | None, typer.Option(help="The file's encoding, where it is not UTF-8.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="The file's delimiter, where it is not to be detected.")
-    ] = None,
+    record_type: TypeOption,
+    keywords: KeywordsOption = "",
+    mapping: MappingOption = None,
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = None,
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Vectorize after loading.")] = True,
     analyze: Annotated[bool, typer.Option("--analyze", help="Analyze after that.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Load bytes again that were loaded before.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the job has ended.")] = False,
 ) -> None:
     """Load CSV files into a project. With --wait, exit 0 only if every job completed."""
-    options = _options(
+    options = make_options(
         record_type=record_type,
-        keywords=tuple(word.strip() for word in keywords.split(",") if word.strip()),
-        mapping=_parse_mapping(mapping or []),
+        keywords=keywords,
+        mapping=mapping,
         encoding=encoding,
-        delimiter={"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter),
+        delimiter=delimiter,
         embed=embed,
         analyze=analyze,
     )
@@ -71,7 +78,19 @@ def ingest(
         raise typer.Exit(1)
 
 
-def _options(**values: object) -> IngestOptions:
+def make_options(
+    *, keywords: str, mapping: list[str] | None, delimiter: str | None, **others: object
+) -> IngestOptions:
+    """Make a job's options of what the command line says.
+
+    Raises:
+        InputError: an option holds what it may not hold.
+    """
+    values = others | {
+        "keywords": tuple(word.strip() for word in keywords.split(",") if word.strip()),
+        "mapping": _parse_mapping(mapping or []),
+        "delimiter": {"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter),
+    }
     try:
         return IngestOptions.model_validate(values)
     except ValidationError as error:

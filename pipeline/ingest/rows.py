@@ -133,6 +133,27 @@ class RowReader:
             return SkipReason.KEYWORD_MISMATCH
         return self._make_record(values, kind, content, metadata_json)
 
+    def describe(self, kind: RecordType) -> dict[str, list[str]]:
+        """Name the columns in which a record of this type finds its values, first match first.
+
+        Returns:
+            For each target of a column mapping, names of the header; none where the file has no such column.
+        """
+        columns = self._columns
+        found = columns.by_type[kind]
+        targets = {
+            "content": found.content or columns.texts,
+            "type": columns.type_words,
+            "rating": columns.rating,
+            "id": found.identity,
+            "createdAt": found.created_at,
+            "updatedAt": found.updated_at,
+            "createdById": found.created_by_id,
+            "createdByName": found.created_by_name,
+            "createdByEmail": found.created_by_email,
+        }
+        return {target: [self._header[place] for place in places] for target, places in targets.items()}
+
     def _dump(self, values: Values) -> bytes | None:
         """Give the row as JSON; None for one with a NUL or an unpaired surrogate, which cannot be stored."""
         try:
