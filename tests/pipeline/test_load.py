@@ -1,5 +1,6 @@
 """The load stage on a real database, worked on in this process: rows, counters and status move together."""
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -104,19 +105,30 @@ def test_a_deleted_record_frees_its_identity(session: Session, submit: Submit, r
     assert view(second.job_id).saved_count == 2
 
 
-def test_two_jobs_with_the_same_identities_at_once_keep_each_record_once(
-    session: Session, submit: Submit, run_all: RunAll
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("seed", range(3))
+def test_jobs_with_the_same_identities_at_once_keep_each_record_once(
+    session: Session, submit: Submit, run_all: RunAll, seed: int
 ) -> None:
-    jobs = [submit(rows(range(200)), name=f"{name}.csv", force=True) for name in "ab"]
+    chance = random.Random(seed)
+    lines = rows(range(200)).removeprefix(HEADER).split("Z\n")[:-1]
+    jobs = []
+    for name in "abcd":
+        # Each in an order of its own, and each with some of its identities twice.
+        shuffled = chance.sample(lines, 150) + chance.sample(lines, 60)
+        chance.shuffle(shuffled)
+        jobs.append(submit(HEADER + "Z\n".join(shuffled) + "Z\n", name=f"{name}.csv"))
     threads = [threading.Thread(target=run_all, args=[job]) for job in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     views = [view(job.job_id) for job in jobs]
-    assert sum(job.saved_count for job in views) == 200
-    assert all(job.saved_count + job.skipped_count == job.total_records for job in views)
-    assert session.scalar(text("SELECT count(*) FROM data_records")) == 200
+    assert [job.status for job in views] == ["COMPLETED"] * 4
+    assert all(job.saved_count + job.skipped_count == job.total_records == 210 for job in views)
+    stored = list(session.scalars(text("SELECT metadata->>'task_id' FROM data_records")))
+    assert len(stored) == len(set(stored)) == sum(job.saved_count for job in views)
+    assert session.scalar(text("SELECT count(*) FROM record_identities")) == len(stored)
 
 
 def test_keywords_keep_what_they_name_and_a_filtered_row_claims_no_identity(
