@@ -48,6 +48,10 @@ up: $(VENV)/.runtime ## everything on this machine, until Ctrl-C
 test: $(VENV)/.dev ## the whole test suite against real servers (ARGS="-k name" for a part)
 	@exec $(BIN)/python -m pytest -n 2 $(ARGS)
 
+.PHONY: bench
+bench: $(VENV)/.dev ## load against the limit of COPY (ARGS="scaling --huge" for how it scales)
+	@exec $(BIN)/python benchmarks/bench.py $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff, mypy --strict and the direction of imports
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # by a concurrent one, resources short, server stopping or starting.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
 _LOCK_NOT_AVAILABLE = "55P03"
+
+_DO_NOT_WAIT = text("SET LOCAL synchronous_commit = off")
 
 _engine: Engine | None = None
 
@@ -56,13 +58,19 @@ def forget_engine() -> None:
 
 
 @contextmanager
-def transaction() -> Iterator[Session]:
+def transaction(*, is_durable: bool = True) -> Iterator[Session]:
     """Open a session in one transaction: committed at the end, rolled back on any error.
+
+    Args:
+        is_durable: False for what may be forgotten if the database crashes, as long as all that came after it
+            is forgotten too: the commit does not wait for the disk.
 
     Raises:
         TransientError: the database broke or refused the transaction in a way that may pass.
     """
     with translate_errors(), Session(get_engine(), expire_on_commit=False) as session, session.begin():
+        if not is_durable:
+            session.execute(_DO_NOT_WAIT)
         yield session
 
 

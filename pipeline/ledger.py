@@ -130,7 +130,7 @@ def claim(session: Session, ref: ChunkRef, *, worker: str, lease_seconds: float)
             attempts=WorkChunk.attempts + 1,
             leased_by=worker,
             leased_until=_from_now(lease_seconds),
-            started_at=func.coalesce(WorkChunk.started_at, func.now()),
+            started_at=func.clock_timestamp(),
         )
         .returning(WorkChunk.fence, WorkChunk.attempts, WorkChunk.span, WorkChunk.record_count)
         .execution_options(synchronize_session=False)
@@ -168,7 +168,8 @@ def _end_chunk(session: Session, held: Claim, **values: Any) -> None:  # noqa: A
     ended = session.execute(
         update(WorkChunk)
         .where(_held(held))
-        .values(leased_by=None, leased_until=None, ended_at=func.now(), **values)
+        # The clock, not the transaction's start, which lies before the work. Who did it stays to be seen.
+        .values(leased_until=None, ended_at=func.clock_timestamp(), **values)
         .returning(WorkChunk.number)
         .execution_options(synchronize_session=False)
     )

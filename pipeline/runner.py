@@ -38,7 +38,8 @@ def run_chunk(ref: ChunkRef) -> list[ChunkRef]:
         TransientError: the database could not be asked; the sweeper will publish the chunk again.
     """
     settings = get_settings()
-    with transaction() as session:
+    # A claim that a crash forgets leaves its chunk unclaimed: the fence refuses who still works on it.
+    with transaction(is_durable=False) as session:
         held = ledger.claim(session, ref, worker=_worker_name(), lease_seconds=settings.lease_seconds)
     if held is None:
         log.info("nothing to do for %s", ref)
@@ -49,7 +50,8 @@ def run_chunk(ref: ChunkRef) -> list[ChunkRef]:
 
 def publish_next(job_id: str, limit: int) -> list[ChunkRef]:
     """Take the next unpublished chunks of a job, and the analyses that its end makes due."""
-    with transaction() as session:
+    # Marks that a crash forgets the sweeper makes again; a message for what is forgotten finds nothing to do.
+    with transaction(is_durable=False) as session:
         refs = ledger.take_unpublished(session, job_id, limit)
         if not refs:
             started = start_due_analyses(session)

@@ -85,11 +85,17 @@ def load_chunk(held: Claim) -> None:
 
 def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Candidate], Outcomes]:
     options = IngestOptions.model_validate(held.options)
-    reader = RowReader(context.header, row_options(options, file_name=context.file_name))
+    reader = RowReader(
+        context.header,
+        row_options(options, file_name=context.file_name),
+        may_hold_nul=b"\0" in data,
+    )
     outcomes, digests = Outcomes(held.record_count), set[bytes]()
-    found: list[tuple[int, Record, bytes | None]] = []
-    place = -1
+    candidates: list[Candidate] = []
+    ids, place = new_cuids(held.record_count), -1
     for place, fields in enumerate(read_fields(data, delimiter=context.delimiter)):
+        if place == held.record_count:
+            break
         record = reader.read(fields)
         if isinstance(record, SkipReason):
             outcomes.skip(place, record)
@@ -101,17 +107,13 @@ def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Can
                 outcomes.skip(place, SkipReason.DUPLICATE_ID)
                 continue
             digests.add(digest)
-        found.append((place, record, digest))
+        candidates.append(Candidate(place, ids[place], record, digest))
     if place + 1 != held.record_count:
         raise FatalError(
-            f"{held.ref} holds {place + 1} records and was planned with {held.record_count}: "
+            f"{held.ref} does not hold the {held.record_count} rows that it was planned with: "
             "the stored upload was changed; submit the file again"
         )
-    ids = new_cuids(len(found))
-    return [
-        Candidate(place, cuid, record, digest)
-        for cuid, (place, record, digest) in zip(ids, found, strict=True)
-    ], outcomes
+    return candidates, outcomes
 
 
 def _skip_duplicates(

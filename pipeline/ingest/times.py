@@ -31,7 +31,8 @@ def parse_time(text: str) -> datetime | None:
         time = datetime.fromisoformat(text)
         if time.tzinfo is None:
             return time
-        return (time if time.tzinfo is UTC else time.astimezone(UTC)).replace(tzinfo=None)
+        time = time if time.tzinfo is UTC else time.astimezone(UTC)
+        return datetime.combine(time, time.time())  # without zone; three times as fast as `replace`
     except (ValueError, OverflowError):
         return None
 
