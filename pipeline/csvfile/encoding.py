@@ -62,11 +62,12 @@ def _convert(name: str) -> str:
     return f"convert the file to UTF-8, for example with `iconv -f {name} -t utf-8`, and submit it again"
 
 
-def check_utf8(data: bytes, *, offset: int, line: int, final: bool) -> None:
-    """Check that `data` is UTF-8.
+def check_utf8(data: bytes, start: int = 0, *, offset: int, line: int, final: bool) -> int:
+    """Check that `data` is UTF-8 from `start` on; gives where a sequence begins that is cut off at its end.
 
     Args:
         data: bytes that start at a line's start.
+        start: how many of them are known to be UTF-8.
         offset: where `data` starts in the file, for the message.
         line: the physical line that `data` starts in, from 1.
         final: whether the file ends with `data`; otherwise a sequence may be cut off at its end.
@@ -74,12 +75,13 @@ def check_utf8(data: bytes, *, offset: int, line: int, final: bool) -> None:
     Raises:
         InputError: names the first invalid byte, its line and the encodings that would read it.
     """
-    if data.isascii():
-        return
+    part = data[start:]
+    if part.isascii():
+        return len(data)
     try:
-        codecs.utf_8_decode(data, "strict", final)
+        return start + codecs.utf_8_decode(part, "strict", final)[1]
     except UnicodeDecodeError as error:
-        raise _invalid_byte(data, error.start, offset, line) from None
+        raise _invalid_byte(data, start + error.start, offset, line) from None
 
 
 def _invalid_byte(data: bytes, position: int, offset: int, line: int) -> InputError:

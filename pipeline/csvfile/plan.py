@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
+
 from pipeline.csvfile.head import parse_head, read_head
 from pipeline.csvfile.reader import no_data_record
-from pipeline.csvfile.scan import RecordPlace, RecordScanner
+from pipeline.csvfile.scan import Places, RecordScanner
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +81,21 @@ def plan_file(
     return FilePlan(head.header, head.delimiter, head.encoding, total, chunks)
 
 
-def _group(places: Iterable[RecordPlace], chunk_rows: int, chunk_bytes: int) -> Iterator[ChunkSpan]:
+def _group(blocks: Iterable[Places], chunk_rows: int, chunk_bytes: int) -> Iterator[ChunkSpan]:
     """Close a chunk before the record that would make it too large, but never without a record."""
     count = first_line = chunk_start = chunk_end = 0
-    for line, start, end in places:
-        if count and (count == chunk_rows or end - chunk_start > chunk_bytes):
-            yield ChunkSpan(chunk_start, chunk_end, first_line, count)
-            count = 0
-        if not count:
-            first_line, chunk_start = line, start
-        count += 1
-        chunk_end = end
+    for lines, starts, ends in blocks:
+        taken = 0
+        while taken < len(ends):
+            if not count:
+                first_line, chunk_start = int(lines[taken]), int(starts[taken])
+            fitting = int(np.searchsorted(ends, chunk_start + chunk_bytes, side="right"))
+            # The first record of a chunk fits always, a further one only as the chunk allows.
+            stop = max(min(taken + chunk_rows - count, fitting), taken + (not count))
+            if stop > taken:
+                count, chunk_end, taken = count + stop - taken, int(ends[stop - 1]), stop
+            if taken < len(ends):
+                yield ChunkSpan(chunk_start, chunk_end, first_line, count)
+                count = 0
     if count:
         yield ChunkSpan(chunk_start, chunk_end, first_line, count)
