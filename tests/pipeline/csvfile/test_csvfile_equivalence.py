@@ -123,6 +123,17 @@ def test_the_fast_way_finds_what_reading_every_record_finds(body: str, delimiter
 
 
 @pytest.mark.parametrize(
+    "fault", ['"a"b', '"a" ,b', '"a"",""b"c,d', '"a\n"b', 'a"b', 'a"', 'a,"b",c"', '"a"\r"b"c']
+)
+def test_one_fault_is_found_wherever_it_stands(fault: str) -> None:
+    for before in range(140):
+        text = "x" * before + f'\n"1","2"\n{fault}\n' + '"3","4"\n' * 20
+        data = text.encode()
+
+        assert find_records(data, ",").ends.tolist() == read_records(data, ",").ends.tolist()
+
+
+@pytest.mark.parametrize(
     "row",
     [
         "1,2\n",
