@@ -34,6 +34,7 @@ class RecordScanner:
         line: the physical line that `head` starts with, from 1.
         delimiter: one ASCII character.
         max_record_bytes: a record larger than this is refused.
+        is_checked: the bytes are known to be UTF-8, unpaired surrogates allowed.
         on_progress: called after each block with the number of the file's bytes that were read.
     """
 
@@ -46,11 +47,12 @@ class RecordScanner:
         line: int,
         delimiter: str,
         max_record_bytes: int,
+        is_checked: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self._source, self._head = source, head
         self._delimiter, self._max_record_bytes = delimiter, max_record_bytes
-        self._on_progress = on_progress
+        self._is_checked, self._on_progress = is_checked, on_progress
         # What is held, where it starts, and how many bytes of it are known to be UTF-8.
         self._held, self._offset, self._line, self._checked = b"", offset, line, 0
 
@@ -105,9 +107,10 @@ class RecordScanner:
 
     def _check(self, *, final: bool) -> None:
         """Check what was read last, and say how far the file was read."""
-        self._checked = check_utf8(
-            self._held, self._checked, offset=self._offset, line=self._line, final=final
-        )
+        if not self._is_checked:
+            self._checked = check_utf8(
+                self._held, self._checked, offset=self._offset, line=self._line, final=final
+            )
         if self._on_progress:
             self._on_progress(self._offset + len(self._held))
 
