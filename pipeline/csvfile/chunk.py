@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from operator import methodcaller
 from typing import NamedTuple
 
 from pipeline.csvfile.reader import EndAwareLines, make_reader, unclosed_quote
@@ -21,14 +22,16 @@ def read_chunk(data: bytes, *, first_line: int, delimiter: str) -> Iterator[Row]
     """Read the rows of a chunk as the plan cut it; blank lines are none.
 
     Args:
-        data: whole records in UTF-8.
+        data: whole records of the file's form in UTF-8.
         first_line: the physical line of the file that `data` starts with, from 1.
         delimiter: as the plan found it.
 
     Raises:
         InputError: a quoted field is open at the end of `data`, which no planned chunk has.
     """
-    lines = EndAwareLines(map(bytes.decode, data.splitlines(keepends=True)))
+    # Surrogates are those of a transcoded file; in others the plan lets none through.
+    decode = methodcaller("decode", "utf-8", "surrogatepass")
+    lines = EndAwareLines(map(decode, data.splitlines(keepends=True)))
     reader = make_reader(lines, delimiter)
     line = first_line
     while True:

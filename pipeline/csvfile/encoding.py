@@ -1,6 +1,7 @@
-"""Which encoding a file is in: UTF-8, strictly, or a refusal that says where and what else it may be.
+"""Which encoding a file is in: the one that is given, or that of its byte order mark, or UTF-8, strictly.
 
-Nothing is guessed: charset guessers were wrong on every real file that they were tried on.
+What is not UTF-8 then is refused, with the place and what else it may be. Nothing is guessed: charset
+guessers were wrong on every real file that they were tried on.
 """
 
 import codecs
@@ -8,8 +9,12 @@ import codecs
 from pipeline.csvfile.lines import count_line_ends
 from pipeline.errors import InputError
 
+UTF_8_NAMES = ("utf-8", "utf-8-sig")
+# Text codecs of Python that no file is written in: for domain names, for source code, and for nothing.
+_NOT_FOR_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "charmap")
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
-_OTHER_MARKS = (
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -22,51 +27,58 @@ _EXCERPT_BYTES = 30
 
 
 def find_encoding(head: bytes, explicit: str | None) -> str:
-    """Name the encoding of a file: `utf-8`, or `utf-8-sig` where the file starts with the UTF-8 mark.
+    """Name the encoding of a file: `utf-8-sig` for UTF-8 with its mark, otherwise by Python's name.
 
     Args:
         head: the first bytes of the file.
         explicit: the encoding given with the job; it wins over a byte order mark.
 
     Raises:
-        InputError: the encoding is not UTF-8, or there is none of that name.
+        InputError: there is no encoding of the explicit name, or none that files are in.
     """
-    if explicit is not None:
-        _check_explicit(explicit)
-    else:
-        _refuse_other_marks(head)
-    return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
+    name = find_mark(head) if explicit is None else _check_explicit(explicit)
+    if name is None or name in UTF_8_NAMES:
+        return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
+    return name
+
+
+def find_mark(head: bytes) -> str | None:
+    """Name the encoding that a byte order mark says."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 def mark_length(encoding: str) -> int:
-    """Count the bytes of the byte order mark that `find_encoding` found."""
+    """Count the bytes of the mark of UTF-8 that `find_encoding` found."""
     return len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0
 
 
-def _check_explicit(encoding: str) -> None:
+def advise_encoding() -> str:
+    """Say how to submit a file again with its encoding."""
+    return (
+        "Find out how the file was written and submit it again with that encoding, "
+        "for example `--encoding cp1252` (over HTTP the field `encoding`), or convert it to UTF-8"
+    )
+
+
+def _check_explicit(encoding: str) -> str:
     try:
-        name = codecs.lookup(encoding).name
+        codec = codecs.lookup(encoding)
+        "".encode(codec.name)  # refused by codecs that are not between text and bytes
     except (LookupError, ValueError):
-        raise InputError(f"there is no encoding {encoding!r}: give a name such as utf-8 or cp1252") from None
-    if name not in ("utf-8", "utf-8-sig"):
-        raise InputError(f"files in {name} cannot be read yet: {_convert(name)}")
+        codec = None
+    if codec is None or codec.incrementaldecoder is None or codec.name in _NOT_FOR_FILES:
+        raise InputError(
+            f"there is no encoding {encoding!r} of text files: give a name such as utf-8, utf-16 or cp1252"
+        )
+    return codec.name
 
 
-def _refuse_other_marks(head: bytes) -> None:
-    for mark, name in _OTHER_MARKS:
-        if head.startswith(mark):
-            raise InputError(f"the file starts with the byte order mark of {name}: {_convert(name)}")
-
-
-def _convert(name: str) -> str:
-    return f"convert the file to UTF-8, for example with `iconv -f {name} -t utf-8`, and submit it again"
-
-
-def check_utf8(data: bytes, *, offset: int, line: int, final: bool) -> None:
-    """Check that `data` is UTF-8.
+def check_utf8(data: bytes, start: int = 0, *, offset: int, line: int, final: bool) -> int:
+    """Check that `data` is UTF-8 from `start` on; gives where a sequence begins that is cut off at its end.
 
     Args:
         data: bytes that start at a line's start.
+        start: how many of them are known to be UTF-8.
         offset: where `data` starts in the file, for the message.
         line: the physical line that `data` starts in, from 1.
         final: whether the file ends with `data`; otherwise a sequence may be cut off at its end.
@@ -74,12 +86,13 @@ def check_utf8(data: bytes, *, offset: int, line: int, final: bool) -> None:
     Raises:
         InputError: names the first invalid byte, its line and the encodings that would read it.
     """
-    if data.isascii():
-        return
+    part = data[start:]
+    if part.isascii():
+        return len(data)
     try:
-        codecs.utf_8_decode(data, "strict", final)
+        return start + codecs.utf_8_decode(part, "strict", final)[1]
     except UnicodeDecodeError as error:
-        raise _invalid_byte(data, error.start, offset, line) from None
+        raise _invalid_byte(data, start + error.start, offset, line) from None
 
 
 def _invalid_byte(data: bytes, position: int, offset: int, line: int) -> InputError:
@@ -88,8 +101,7 @@ def _invalid_byte(data: bytes, position: int, offset: int, line: int) -> InputEr
     likely = f" It would read {'; '.join(readings)}." if readings else ""
     return InputError(
         f"byte 0x{data[position]:02X} at offset {offset + position} (line {line}) is not UTF-8.{likely} "
-        "Find out how the file was written, convert it to UTF-8, for example with "
-        "`iconv -f cp1252 -t utf-8`, and submit it again"
+        f"{advise_encoding()}"
     )
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.csvfile.dialect import check_delimiter, detect_delimiter
-from pipeline.csvfile.encoding import check_utf8, find_encoding, mark_length
+from pipeline.csvfile.encoding import check_utf8, find_encoding, find_mark, mark_length
+from pipeline.csvfile.foreign import explain_refusal, refuse_other_formats
 from pipeline.csvfile.header import name_columns
 from pipeline.csvfile.lines import as_latin1, as_utf8, complete_length
 from pipeline.csvfile.reader import EndAwareLines, make_reader, no_data_record, unclosed_quote
+from pipeline.csvfile.transcode import Transcoder, needs_transcoding
 from pipeline.errors import EmptyFileError, InputError
 
 HEAD_BYTES = 1024 * 1024
@@ -19,7 +21,11 @@ HEAD_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class FileHead:
-    """How a file is to be read, and where its data starts: byte offset and physical line (from 1)."""
+    """How a file is to be read, and where its data starts: byte offset and physical line (from 1).
+
+    Both are those of the file itself where it is UTF-8, and otherwise of its form in UTF-8, which has no byte
+    order mark (see `Utf8Reader`). `encoding` is always the file's own.
+    """
 
     header: tuple[str, ...]
     delimiter: str
@@ -32,13 +38,14 @@ def inspect_head(source: BinaryIO, *, delimiter: str | None = None, encoding: st
     """Read the head of a file from where it stands and check it.
 
     Args:
-        source: the file's bytes, at its start.
+        source: the file's bytes, at its start, in any encoding.
         delimiter: wins over detection.
         encoding: wins over a byte order mark.
 
     Raises:
         EmptyFileError: there is no header or no data record.
-        InputError: the head is not UTF-8, or its header or the options cannot be used.
+        InputError: the file is none of text, its head is not in its encoding, or the header or an option
+            cannot be used.
     """
     head, complete = read_head(source)
     return parse_head(head, complete=complete, delimiter=delimiter, encoding=encoding)
@@ -61,10 +68,29 @@ def parse_head(head: bytes, *, complete: bool, delimiter: str | None, encoding: 
         delimiter: wins over detection.
         encoding: wins over a byte order mark.
     """
+    refuse_other_formats(head)
     found = find_encoding(head, encoding)
-    mark = mark_length(found)
-    body = head[mark:]
-    check_utf8(body, offset=mark, line=1, final=complete)
+    try:
+        if needs_transcoding(found):
+            body = Transcoder(found).transcode(head, final=complete)
+        else:
+            body = head[mark_length(found) :]
+            check_utf8(body, offset=mark_length(found), line=1, final=complete)
+        return parse_utf8_head(body, complete=complete, delimiter=delimiter, encoding=found)
+    except InputError as error:
+        is_known = encoding is not None or find_mark(head) is not None
+        raise explain_refusal(error, head, is_encoding_known=is_known) from None
+
+
+def parse_utf8_head(body: bytes, *, complete: bool, delimiter: str | None, encoding: str) -> FileHead:
+    """Find the delimiter and the header of text that is known to be UTF-8.
+
+    Args:
+        body: the file's first bytes in UTF-8, behind a byte order mark.
+        complete: whether that is the whole file.
+        delimiter: wins over detection.
+        encoding: the file's own encoding; of UTF-8 with a mark, the head's places count the mark.
+    """
     lines = body[: len(body) if complete else complete_length(body)].splitlines(keepends=True)
     text = as_latin1(lines)
     chosen = detect_delimiter(text) if delimiter is None else check_delimiter(delimiter)
@@ -73,7 +99,7 @@ def parse_head(head: bytes, *, complete: bool, delimiter: str | None, encoding: 
     # An unclosed quote further down is found by the plan, which says so; here it is a record like any other.
     if complete and not body[length:].strip(b"\r\n"):
         raise no_data_record()
-    return FileHead(name_columns(fields), chosen, found, mark + length, line_count + 1)
+    return FileHead(name_columns(fields), chosen, encoding, mark_length(encoding) + length, line_count + 1)
 
 
 def _read_header(text: list[str], delimiter: str, *, complete: bool) -> tuple[list[str], int]:

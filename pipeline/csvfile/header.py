@@ -37,5 +37,5 @@ def _check_characters(names: list[str]) -> None:
         if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
             raise InputError(
                 f"the name of column {position}, {name!r}, holds a NUL or an unpaired surrogate: "
-                "the file may be UTF-16 without a byte order mark; save it as UTF-8 and submit it again"
+                "mend the header, or submit the file again with its encoding if that is UTF-16 without a mark"
             )

@@ -30,4 +30,4 @@ def as_latin1(lines: list[bytes]) -> list[str]:
 
 def as_utf8(field: str) -> str:
     """Turn a field read from `as_latin1` lines into its real text."""
-    return field.encode("latin-1").decode("utf-8")
+    return field.encode("latin-1").decode("utf-8", "surrogatepass")

@@ -1,25 +1,31 @@
-"""Where each record of a file starts and ends, found in one streaming pass of bounded memory."""
+"""The records of a file's body, placed in one streaming pass of bounded memory."""
 
-import csv
 from collections.abc import Callable, Iterator
-from itertools import accumulate, chain
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
 
 from pipeline.csvfile.encoding import check_utf8
-from pipeline.csvfile.lines import as_latin1, complete_length
-from pipeline.csvfile.reader import make_reader, oversized_record, unclosed_quote
+from pipeline.csvfile.lines import complete_length
+from pipeline.csvfile.reader import oversized_record, unclosed_quote
+from pipeline.csvfile.records import Numbers, find_records
 
 BLOCK_BYTES = 256 * 1024
 
-# Physical line (from 1) and byte offset where a record starts, byte offset where it ends.
-RecordPlace = tuple[int, int, int]
+
+class Places(NamedTuple):
+    """Of some records: the physical line (from 1) and the byte that each starts with, and where it ends."""
+
+    lines: Numbers
+    starts: Numbers
+    ends: Numbers
 
 
 class RecordScanner:
     """Reads a file's body block by block and places its records.
 
-    The lines go to one `csv.reader`, which decides where records end; it takes one line at a time, so its
-    line count gives the byte offset after each record. It is fed bytes as Latin-1 (see `lines.as_latin1`).
+    What is held of the file always begins where a record starts: what is read next is added to it, and the
+    records that are complete in it are taken from it.
 
     Args:
         source: the file's bytes, behind those of `head`.
@@ -28,6 +34,7 @@ class RecordScanner:
         line: the physical line that `head` starts with, from 1.
         delimiter: one ASCII character.
         max_record_bytes: a record larger than this is refused.
+        is_checked: the bytes are known to be UTF-8, unpaired surrogates allowed.
         on_progress: called after each block with the number of the file's bytes that were read.
     """
 
@@ -40,76 +47,75 @@ class RecordScanner:
         line: int,
         delimiter: str,
         max_record_bytes: int,
+        is_checked: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         self._source, self._head = source, head
         self._delimiter, self._max_record_bytes = delimiter, max_record_bytes
-        self._on_progress = on_progress
-        self._first_line = line
-        # Where the record being read starts.
-        self._start, self._line = offset, line
-        # Of the block being read: how many lines came before it, and the offsets between its lines.
-        self._lines_before, self._edges = 0, [offset]
-        self._ended = False
+        self._is_checked, self._on_progress = is_checked, on_progress
+        # What is held, where it starts, and how many bytes of it are known to be UTF-8.
+        self._held, self._offset, self._line, self._checked = b"", offset, line, 0
 
-    def places(self) -> Iterator[RecordPlace]:
-        """Place every record, malformed ones included, blank lines not.
+    def places(self) -> Iterator[Places]:
+        """Place every record, malformed ones included, blank lines not, some at a time.
 
         Raises:
             InputError: a byte is not UTF-8, a quote is never closed, or a record is too large.
         """
-        reader = make_reader(chain.from_iterable(self._blocks()), self._delimiter)
-        while True:
-            try:
-                for fields in reader:
-                    place = self._close_record(reader.line_num)
-                    if fields:
-                        yield place
-            except csv.Error:
-                if self._ended:
-                    raise unclosed_quote(self._line) from None
-                yield self._close_record(reader.line_num)
-            else:
-                return
+        block = self._head
+        while block or (block := self._source.read(self._read_size())):
+            self._held += block
+            block = b""
+            self._check(final=False)
+            yield self._take(self._held[: complete_length(self._held)])
+            self._refuse_growth()
+        self._check(final=True)
+        # The file's end ends the last line.
+        yield self._take(self._held if self._held.endswith((b"\n", b"\r")) else self._held + b"\n")
+        if self._held:
+            raise unclosed_quote(self._line)
 
-    def _close_record(self, line_count: int) -> RecordPlace:
-        """Give the place of the record that ends with the `line_count`-th line of the body."""
-        line, start, end = self._line, self._start, self._edges[line_count - self._lines_before]
-        self._line, self._start = self._first_line + line_count, end
-        if end - start > self._max_record_bytes:
+    def _read_size(self) -> int:
+        """Let a record of many blocks double at each read: it is searched anew from its start each time."""
+        return max(BLOCK_BYTES, min(len(self._held), self._max_record_bytes - len(self._held)))
+
+    def _take(self, lines: bytes) -> Places:
+        """Place the records that end in the first lines of what is held, and let go of these."""
+        records = find_records(lines, self._delimiter)
+        if not len(records.ends):
+            return Places(records.ends, records.ends, records.ends)
+        ends = np.minimum(records.ends, len(self._held))
+        starts = np.concatenate(([0], ends[:-1]))
+        first_lines = np.concatenate(([0], records.line_counts[:-1])) + self._line
+        large = np.flatnonzero(ends - starts > self._max_record_bytes)
+        if len(large):
+            first, line_count = large[0], int(records.line_counts[large[0]])
             # Only quotes make a record of several lines.
-            raise oversized_record(line, self._max_record_bytes, quoted=self._line > line + 1)
-        return line, start, end
+            quoted = self._line + line_count > first_lines[first] + 1
+            raise oversized_record(int(first_lines[first]), self._max_record_bytes, quoted=quoted)
+        codes = np.frombuffer(lines, np.uint8)[starts]
+        places = Places(first_lines, starts + self._offset, ends + self._offset)
+        self._let_go(int(ends[-1]), int(records.line_counts[-1]))
+        is_blank = (codes == ord("\n")) | (codes == ord("\r"))
+        return Places(*(numbers[~is_blank] for numbers in places)) if is_blank.any() else places
 
-    def _blocks(self) -> Iterator[list[str]]:
-        """Give the lines of the body block by block, each when the reader has used up the one before."""
-        block, pending = self._head, b""
-        while block or (block := self._source.read(BLOCK_BYTES)):
-            pending += block
-            self._check(pending, final=False)
-            cut = complete_length(pending)
-            yield self._take(pending[:cut])
-            block, pending = b"", pending[cut:]
-            self._refuse_growth(pending)
-        self._check(pending, final=True)
-        yield self._take(pending)
-        self._ended = True
+    def _let_go(self, size: int, line_count: int) -> None:
+        self._held = self._held[size:]
+        self._offset += size
+        self._line += line_count
+        self._checked -= size
 
-    def _take(self, data: bytes) -> list[str]:
-        lines = data.splitlines(keepends=True)
-        self._lines_before += len(self._edges) - 1
-        self._edges = list(accumulate(map(len, lines), initial=self._edges[-1]))
-        return as_latin1(lines)
-
-    def _check(self, pending: bytes, *, final: bool) -> None:
-        """Check what was read beyond the lines that were taken, and say how far the file was read."""
-        taken, line_count = self._edges[-1], self._lines_before + len(self._edges) - 1
-        check_utf8(pending, offset=taken, line=self._first_line + line_count, final=final)
+    def _check(self, *, final: bool) -> None:
+        """Check what was read last, and say how far the file was read."""
+        if not self._is_checked:
+            self._checked = check_utf8(
+                self._held, self._checked, offset=self._offset, line=self._line, final=final
+            )
         if self._on_progress:
-            self._on_progress(taken + len(pending))
+            self._on_progress(self._offset + len(self._held))
 
-    def _refuse_growth(self, pending: bytes) -> None:
+    def _refuse_growth(self) -> None:
         """Refuse a record as soon as it is too large, before more of it is held in memory."""
-        taken = self._edges[-1]
-        if taken + len(pending) - self._start > self._max_record_bytes:
-            raise oversized_record(self._line, self._max_record_bytes, quoted=self._start < taken)
+        if len(self._held) > self._max_record_bytes:
+            quoted = complete_length(self._held) > 0
+            raise oversized_record(self._line, self._max_record_bytes, quoted=quoted)

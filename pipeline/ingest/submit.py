@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
-from pipeline.csvfile import FileHead, inspect_head, read_chunk
+from pipeline.csvfile import FileHead, inspect_head, needs_transcoding, read_chunk
 from pipeline.database import transaction
 from pipeline.errors import DuplicateError, InputError
 from pipeline.ids import new_cuid
@@ -77,6 +77,8 @@ def _check_head(storage: FileStorage, stored: StoredFile, options: IngestOptions
     """See that the file can be read as asked; gives an estimate of its records."""
     with storage.open(stored.key) as source:
         head = inspect_head(source, delimiter=options.delimiter, encoding=options.encoding)
+    if needs_transcoding(head.encoding):
+        raise InputError(f"files in {head.encoding} cannot be read yet: convert the file to UTF-8")
     # A mapping that names a missing column is refused now, not by the first worker.
     RowReader(head.header, row_options(options, file_name=""))
     return _estimate_records(storage, stored, head)

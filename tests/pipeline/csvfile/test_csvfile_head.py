@@ -1,5 +1,6 @@
 """Encoding, delimiter and header: what the head of a file decides."""
 
+import codecs
 import io
 
 import pytest
@@ -136,23 +137,59 @@ def test_utf_8_is_read_with_and_without_mark(mark: bytes, encoding: str, explici
     assert head.body_start == len(mark) + len("é,b\n".encode())
 
 
-@pytest.mark.parametrize("codec", ["utf-16", "utf-32"])
-def test_another_byte_order_mark_is_refused_by_name(codec: str) -> None:
-    with pytest.raises(InputError, match=f"byte order mark of {codec}.*iconv -f {codec}"):
-        inspect("a,b\n1,2\n".encode(codec))
+@pytest.mark.parametrize(
+    ("mark", "codec", "name"),
+    [
+        (codecs.BOM_UTF16_LE, "utf-16-le", "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16-be", "utf-16"),
+        (codecs.BOM_UTF32_LE, "utf-32-le", "utf-32"),
+        (codecs.BOM_UTF32_BE, "utf-32-be", "utf-32"),
+    ],
+)
+def test_a_byte_order_mark_says_the_encoding(mark: bytes, codec: str, name: str) -> None:
+    head = inspect(mark + "é;b\r\n1;2\n".encode(codec))
+
+    assert head == FileHead(("é", "b"), ";", name, body_start=len("é;b\r\n".encode()), body_line=2)
 
 
-def test_utf_16_without_mark_is_refused_for_its_nuls() -> None:
-    with pytest.raises(InputError, match="UTF-16 without a byte order mark"):
-        inspect("a,b\n1,2\n".encode("utf-16-le"))
+@pytest.mark.parametrize("name", ["cp1252", "windows-1252", "utf-16-le", "gb18030", "shift_jis", "cp437"])
+def test_an_explicit_encoding_is_used(name: str) -> None:
+    head = inspect("a,b\n1,2\n".encode(name), encoding=name)
+
+    assert head == FileHead(("a", "b"), ",", codecs.lookup(name).name, body_start=4, body_line=2)
 
 
-def test_another_explicit_encoding_is_refused_until_it_can_be_read() -> None:
-    with pytest.raises(InputError, match="files in cp1252 cannot be read yet"):
-        inspect("a,b\n1,2\n", encoding="windows-1252")
+def test_an_explicit_encoding_wins_over_a_mark() -> None:
+    data = "\ufeffa,b\n1,2\n".encode()
+
+    assert inspect(data, encoding="cp1252").header == ("ï»¿a", "b")
+    with pytest.raises(InputError, match=r"byte 0xFF at offset 0 \(line 1\) is not UTF-8"):
+        inspect("a,b\n1,2\n".encode("utf-16"), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["klingon", "", "utf-8\0"])
+def test_a_character_cut_off_by_the_end_of_the_head_is_not_invalid_in_any_encoding() -> None:
+    text = "a,b\n" + "é😀" * MEGABYTE
+    for shift in ("", "x"):
+        assert inspect((shift + text).encode("utf-16")).encoding == "utf-16"
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_mark_is_refused_with_its_name(codec: str) -> None:
+    data = ("täxt,漢字\n" + "1,漢字\n" * 20).encode(codec)
+
+    with pytest.raises(InputError, match=f"UTF-16 without a byte order mark.*--encoding {codec}"):
+        inspect(data)
+    assert inspect(data, encoding=codec).header == ("täxt", "漢字")
+
+
+def test_utf_16_asked_for_without_a_mark_is_refused_with_the_two_names() -> None:
+    with pytest.raises(InputError, match="utf-16-le or utf-16-be"):
+        inspect("a,b\n1,2\n".encode("utf-16-le"), encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    "name", ["klingon", "", "utf-8\0", "hex", "rot13", "base64", "zlib", "idna", "punycode", "undefined"]
+)
 def test_an_unknown_encoding_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="there is no encoding"):
         inspect("a,b\n1,2\n", encoding=name)
@@ -169,6 +206,7 @@ def test_an_invalid_byte_is_shown_as_other_encodings_would_read_it() -> None:
     assert f"byte 0xE0 at offset {offset} (line 3) is not UTF-8" in message
     assert "'2,Università di Forlì' in cp1252" in message
     assert "in cp1251" in message
+    assert "submit it again with that encoding, for example `--encoding cp1252`" in message
 
 
 def test_a_character_cut_off_by_the_end_of_the_head_is_not_invalid() -> None:

@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 
 from pipeline.csvfile import ChunkSpan, FilePlan, Row, plan_file, read_chunk
+from pipeline.csvfile.records import Records, find_records
 from pipeline.errors import EmptyFileError, InputError
 
 MEGABYTE = 1024 * 1024
@@ -183,6 +184,22 @@ def test_memory_is_bounded_by_a_block_and_not_by_the_file() -> None:
     assert found.total_records == 40_000
     assert found.chunks[-1].end > 35 * MEGABYTE
     assert peak < 12 * MEGABYTE
+
+
+def test_a_record_of_many_blocks_is_not_searched_at_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    def find_and_note(data: bytes, delimiter: str) -> Records:
+        searched.append(len(data))
+        return find_records(data, delimiter)
+
+    monkeypatch.setattr("pipeline.csvfile.scan.find_records", find_and_note)
+    data = b'a,b\n1,"' + b"line\n" * (6 * MEGABYTE) + b'"\n'
+
+    found = plan(data, chunk_bytes=100 * MEGABYTE, max_record_bytes=100 * MEGABYTE)
+
+    assert found.total_records == 1
+    assert sum(searched) < 3 * len(data)
 
 
 def test_a_chunk_that_no_plan_made_is_refused() -> None:

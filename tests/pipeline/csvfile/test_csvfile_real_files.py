@@ -1,54 +1,64 @@
 """Files from public repositories, and what their manifest says that a correct reader finds in them."""
 
 import csv
+import io
 from pathlib import Path
 
 import pytest
 
-from pipeline.csvfile import FilePlan, plan_file, read_chunk
+from pipeline.csvfile import Utf8Reader, inspect_head, needs_transcoding, plan_file, read_chunk
 from pipeline.errors import InputError
 
 FOLDER = Path(__file__).parents[3].parent / "shared" / "data" / "csv"
-READABLE = ("utf-8", "utf-8-sig", "ascii")
 DELIMITERS = {"TAB": "\t"}
+# What nothing in the file itself says.
+EXPLICIT = {"istat_cp1252_semicolon.csv": "cp1252"}
 
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="the folder ../shared/data/csv with real files is not there"
 )
 
 
-def manifest(*, readable: bool) -> list[dict[str, str]]:
+def manifest() -> list[dict[str, str]]:
     if not FOLDER.is_dir():
         return []
     with (FOLDER / "MANIFEST.tsv").open(encoding="utf-8", newline="") as lines:
-        files = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [file for file in files if (file["encoding"] in READABLE) is readable]
+        return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def plan(name: str, chunk_rows: int) -> FilePlan:
-    with (FOLDER / name).open("rb") as source:
-        return plan_file(source, chunk_rows=chunk_rows, chunk_bytes=10**6, max_record_bytes=10**6)
-
-
-@pytest.mark.parametrize("file", manifest(readable=True), ids=lambda file: file["name"])
+@pytest.mark.parametrize("file", manifest(), ids=lambda file: file["name"])
 def test_a_real_file_has_the_records_of_its_manifest(file: dict[str, str]) -> None:
-    found = plan(file["name"], chunk_rows=7)
     data = (FOLDER / file["name"]).read_bytes()
+    head = inspect_head(io.BytesIO(data), encoding=EXPLICIT.get(file["name"]))
+    transcoded_from = None
+    if needs_transcoding(head.encoding):
+        data, transcoded_from = Utf8Reader(io.BytesIO(data), head.encoding).read(), head.encoding
+
+    plan = plan_file(
+        io.BytesIO(data),
+        chunk_rows=7,
+        chunk_bytes=10**6,
+        max_record_bytes=10**6,
+        transcoded_from=transcoded_from,
+    )
     read = [
         row
-        for chunk in found.chunks
+        for chunk in plan.chunks
         for row in read_chunk(
-            data[chunk.start : chunk.end], first_line=chunk.first_line, delimiter=found.delimiter
+            data[chunk.start : chunk.end], first_line=chunk.first_line, delimiter=plan.delimiter
         )
     ]
 
-    assert found.total_records == len(read) == int(file["data_records"])
-    assert found.delimiter == DELIMITERS.get(file["delimiter"], file["delimiter"])
-    assert str(len(found.header)) in file["columns"].split("/")
+    assert plan.total_records == len(read) == int(file["data_records"])
+    assert plan.encoding == head.encoding == file["encoding"].replace("ascii", "utf-8")
+    assert plan.delimiter == head.delimiter == DELIMITERS.get(file["delimiter"], file["delimiter"])
+    assert plan.header == head.header
+    assert (plan.chunks[0].start, plan.chunks[0].first_line) == (head.body_start, head.body_line)
+    assert str(len(plan.header)) in file["columns"].split("/")
     assert all(row.fields is not None for row in read)
 
 
-@pytest.mark.parametrize("file", manifest(readable=False), ids=lambda file: file["name"])
-def test_a_real_file_in_another_encoding_is_refused_and_never_misread(file: dict[str, str]) -> None:
-    with pytest.raises(InputError, match=file["encoding"]):
-        plan(file["name"], chunk_rows=7)
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_a_real_file_whose_encoding_nothing_says_is_refused_and_never_misread(name: str) -> None:
+    with (FOLDER / name).open("rb") as source, pytest.raises(InputError, match=f"in {EXPLICIT[name]}"):
+        inspect_head(source)
