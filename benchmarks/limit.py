@@ -38,7 +38,7 @@ def pack_file(file: Path) -> list[Block]:
             chunk_bytes=settings.chunk_bytes,
             max_record_bytes=settings.max_record_bytes,
         )
-        reader = RowReader(plan.header, RowOptions(RecordType.TASK, ""))
+        reader = RowReader(plan.header, RowOptions(RecordType.TASK))
         now = datetime.now(UTC).replace(tzinfo=None)
         packer = RecordPacker(project_id=_PROJECT, job_id=_JOB, source=f"csv:{file.name}", loaded_at=now)
         known: set[bytes] = set()

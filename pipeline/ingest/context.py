@@ -17,7 +17,9 @@ class LoadContext(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     project_id: str
-    file_name: str
+    # What the records' column `source` says.
+    source: str
+    # The file in UTF-8: the upload itself, or what was made of it.
     storage_key: str
     header: tuple[str, ...]
     delimiter: str

@@ -15,8 +15,7 @@ from pipeline.ingest.context import LoadContext
 from pipeline.ingest.copyrows import COPY_RECORDS, RecordPacker
 from pipeline.ingest.identity import DIGEST_BYTES, digest_identity
 from pipeline.ingest.outcomes import Outcomes
-from pipeline.ingest.rows import Record, RowReader
-from pipeline.ingest.submit import row_options
+from pipeline.ingest.rows import Record, RowReader, row_options
 from pipeline.ledger import ChunkResult, Claim
 from pipeline.storage import get_storage
 from schemas.enums import SkipReason
@@ -87,7 +86,7 @@ def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Can
     options = IngestOptions.model_validate(held.options)
     reader = RowReader(
         context.header,
-        row_options(options, file_name=context.file_name),
+        row_options(options),
         may_hold_nul=b"\0" in data,
     )
     outcomes, digests = Outcomes(held.record_count), set[bytes]()
@@ -134,7 +133,7 @@ def _copy(session: Session, held: Claim, context: LoadContext, records: Sequence
     packer = RecordPacker(
         project_id=context.project_id,
         job_id=held.ref.job_id,
-        source=f"csv:{context.file_name}",
+        source=context.source,
         loaded_at=context.loaded_at,
     )
     session.execute(_SAY_LOADING)
