@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     flower_port: int = Field(default=5555, ge=1, le=65535)
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
 
+    # Batches by URL: whether servers of one's own network may be asked, and how long a download may take.
+    allow_private_urls: bool = False
+    fetch_seconds: int = Field(default=1800, ge=1)
+
     # Rows a load chunk: a quarter of a second of work. With more of them a row costs more, because they leave
     # the processor's caches; with less, what a chunk itself costs is felt.
     chunk_rows: int = Field(default=5_000, ge=1)

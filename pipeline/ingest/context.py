@@ -8,6 +8,7 @@ from sqlalchemy import select
 from pipeline.database import transaction
 from pipeline.errors import FatalError
 from pipeline.ledger import Claim
+from schemas.enums import UploadFormat
 from schemas.own import Upload
 
 
@@ -19,11 +20,14 @@ class LoadContext(BaseModel):
     project_id: str
     # What the records' column `source` says.
     source: str
-    # The file in UTF-8: the upload itself, or what was made of it.
+    # What chunks are read from: the upload itself, or what the plan made of it.
     storage_key: str
-    header: tuple[str, ...]
-    delimiter: str
+    format: UploadFormat
+    # The upload's own encoding.
     encoding: str
+    # Of CSV: what its columns are called, and what is between them.
+    header: tuple[str, ...] = ()
+    delimiter: str = ","
     loaded_at: datetime
 
 

@@ -30,9 +30,10 @@ class Submission:
 
     job_id: str
     plan: ChunkRef
-    size_bytes: int
+    # None where the file is still to be fetched.
+    size_bytes: int | None
     # By the density of the file's beginning; the plan counts exactly.
-    estimated_records: int
+    estimated_records: int | None
 
 
 def submit_csv(
@@ -57,7 +58,7 @@ def submit_csv(
         estimate = _check_head(storage, stored, options)
         with transaction() as session:
             if not force:
-                _refuse_same_bytes(session, project_id, stored.sha256)
+                refuse_same_bytes(session, project_id, stored.sha256)
             upload = Upload(
                 id=upload_id,
                 project_id=project_id,
@@ -66,7 +67,7 @@ def submit_csv(
                 size_bytes=stored.size_bytes,
                 sha256=stored.sha256,
             )
-            plan = _make_job(session, upload, options)
+            plan = make_job(session, upload, options)
         return Submission(plan.job_id, plan, stored.size_bytes, estimate)
     except BaseException:
         storage.delete(stored.key)
@@ -98,7 +99,12 @@ def _estimate_records(source: BinaryIO, size_bytes: int, head: FileHead) -> int:
     return max(1, round(count * size_bytes / source.tell()))
 
 
-def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
+def refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
+    """See that a project has no file of the same bytes yet.
+
+    Raises:
+        DuplicateError: it has; names the job.
+    """
     earlier = session.scalar(
         select(IngestJob.id)
         .join(WorkJob, WorkJob.ingest_job_id == IngestJob.id)
@@ -119,7 +125,8 @@ def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
         )
 
 
-def _make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkRef:
+def make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkRef:
+    """Put an upload and the job that loads it on the ledger; gives the chunk to publish."""
     job_id = new_cuid()
     session.add(upload)
     session.add(IngestJob(id=job_id, project_id=upload.project_id, type=options.record_type))
