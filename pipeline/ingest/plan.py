@@ -7,6 +7,7 @@ from pipeline.csvfile import plan_file
 from pipeline.database import transaction
 from pipeline.errors import FatalError, InputError
 from pipeline.ingest.context import LoadContext, find_upload
+from pipeline.lease import check_lease
 from pipeline.ledger import Claim, PlannedChunk
 from pipeline.settings import get_settings
 from pipeline.storage import get_storage
@@ -31,6 +32,7 @@ def plan_load(held: Claim) -> None:
                 max_record_bytes=settings.max_record_bytes,
                 delimiter=options.delimiter,
                 encoding=options.encoding,
+                on_progress=lambda _: check_lease(),
             )
     except InputError as error:
         raise FatalError(str(error)) from error
