@@ -18,6 +18,7 @@ from pipeline.ingest.context import LoadContext
 from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.rejectfile import REJECT_COLUMNS, is_reject_header, protect, restore_fields
 from pipeline.storage import FileStorage, get_storage
+from pipeline.uploads import find_upload
 from schemas.enums import Stage
 from schemas.own import WorkChunk, WorkStage
 
@@ -57,6 +58,7 @@ def write_rejects(session: Session, job_id: str) -> Iterator[bytes]:
         .where(WorkChunk.job_id == job_id, WorkChunk.stage == Stage.LOAD, WorkChunk.outcomes.is_not(None))
         .order_by(WorkChunk.number)
     ).all()
+    find_upload(session, job_id)
     context, storage = LoadContext.model_validate(stage.context), get_storage()
     storage.open(context.storage_key).close()
     rows = (
