@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
-from pipeline.errors import InputError, TransientError
+from pipeline.errors import InputError, NotFoundError, TransientError
 from pipeline.jobs import resolve_job
 from pipeline.states import lock_job
 from pipeline.uploads import remove_unused_uploads
@@ -71,9 +71,12 @@ def delete_job(session: Session, job_id: str) -> str:
         NotFoundError: there is no such job.
         InputError: it is an analysis.
     """
-    if find_removal(session, job_id) is not None:
+    try:
+        kind, full_id = resolve_job(session, job_id)
+    except NotFoundError:
+        if find_removal(session, job_id) is None:
+            raise
         return job_id
-    kind, full_id = resolve_job(session, job_id)
     if kind is not JobKind.INGEST:
         raise InputError(
             f"job {full_id} is an analysis, which loaded no records: `cancel` stops it, another analysis "

@@ -343,15 +343,20 @@ def test_records_that_vanish_before_or_while_they_are_embedded_are_settled(
 
 
 def test_a_given_up_batch_lists_only_records_that_are_still_there(
-    submit: Submit, model: Model, monkeypatch: pytest.MonkeyPatch
+    session: Session, submit: Submit, model: Model, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = submit(csv(range(20)), embed=True)
     (ref,) = load_to_vectorize(submission)
     monkeypatch.setattr("pipeline.runner._delay", lambda _attempt: 0.0)
     monkeypatch.setattr(model, "embed", lambda _texts: 1 / 0)
-    delete_records("content LIKE '%number 1_'")
-    for _ in range(5):
+    for _ in range(4):
         run_chunk(ref)
+    session.execute(text("DELETE FROM data_records WHERE content LIKE '%number 1_'"))
+    with ThreadPoolExecutor(1) as pool:
+        last_attempt = pool.submit(run_chunk, ref)
+        wait(waits_for_lock, what="the listing at the records being deleted")
+        session.commit()
+        last_attempt.result()
     assert view(submission.job_id).stages[1].failed == 20
     assert count("record_failures") == 10
 
