@@ -25,6 +25,8 @@ def _every(seconds: float, task: str) -> Entry:
 SCHEDULE: dict[str, Entry] = {
     # Lost messages, dead workers and chained analyses: the ledger is asked every few seconds.
     "sweep": _every(3.0, "schedule.sweep"),
+    # Uploads past their time, files nobody names, interrupted removals.
+    "tidy": _every(3600.0, "schedule.tidy"),
     # Open bonus windows are recounted every minute, ended ones frozen.
     "aggregate-bonus-windows": _every(60.0, "schedule.aggregate_bonus_windows"),
 }

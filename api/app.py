@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from api.ingest import blueprint as ingest
+from api.jobs import blueprint as jobs
 from api.status import blueprint as status
 from pipeline.errors import (
     ConflictError,
@@ -49,6 +50,7 @@ def create_app() -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = get_settings().max_upload_bytes + _FORM_BYTES
     app.register_blueprint(status)
     app.register_blueprint(ingest)
+    app.register_blueprint(jobs)
     app.register_error_handler(PipelineError, _pipeline_error)
     app.register_error_handler(ValidationError, _validation_error)
     app.register_error_handler(HTTPException, _http_error)

@@ -1,9 +1,11 @@
-"""Who is asking: the bearer token and the role behind it."""
+"""Who is asking: the bearer token, the role behind it, and whose project it is."""
 
 from flask import request
+from sqlalchemy.orm import Session
 from werkzeug.exceptions import Forbidden, Unauthorized
 
 from pipeline.database import transaction
+from pipeline.projects import is_owner
 from pipeline.tokens import Bearer, find_bearer
 from schemas.enums import UserRole
 
@@ -28,3 +30,13 @@ def require_role(least: UserRole) -> Bearer:
     if _ORDER.index(bearer.role) < _ORDER.index(least):
         raise Forbidden(f"this needs the role {least} and the token has {bearer.role}")
     return bearer
+
+
+def require_writer(session: Session, bearer: Bearer, project_id: str) -> None:
+    """See that a project, by its whole id, may be written to: by its owner or an ADMIN.
+
+    Raises:
+        Forbidden: it may not.
+    """
+    if bearer.role is not UserRole.ADMIN and not is_owner(session, project_id, bearer.profile_id):
+        raise Forbidden("only the project's owner or an ADMIN may write to it")

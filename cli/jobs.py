@@ -1,16 +1,23 @@
-"""`opspipe jobs`, `watch`, `cancel`, `retry`: what is running and what became of it."""
+"""`opspipe jobs`, `watch`, `cancel`, `retry`, `rejects`, `delete`: what is running and what became of it."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from cli.common import database
 from cli.ingest import show_outcome
-from cli.output import JsonOption, console, print_json, print_table
+from cli.output import JsonOption, console, errors, print_json, print_table
 from cli.progress import watch_job
 from cli.services import some_workers
+from pipeline.ingest.rejects import write_rejects
 from pipeline.jobs import JobView, cancel_job, resolve_job, retry_job, view_jobs
 from pipeline.projects import find_project
+from pipeline.removal import count_records, delete_job, remove_batches
 from pipeline.runner import publish_next
 from pipeline.settings import get_settings
 from schemas.enums import JobKind, JobStatus
@@ -23,7 +30,7 @@ JobArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (jobs, watch, cancel, retry):
+    for command in (jobs, watch, cancel, retry, rejects, delete):
         app.command()(command)
 
 
@@ -81,3 +88,37 @@ def retry(job: JobArgument) -> None:
         job_id = retry_job(session, job)
     publish(publish_next(job_id, get_settings().publish_window))
     console.print(f"job {job_id} is taken up again")
+
+
+def rejects(
+    job: JobArgument,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file; stdout if not given.")
+    ] = None,
+) -> None:
+    """Write the rows that a job skipped as CSV: line and reason first; it can be corrected and ingested."""
+    with database() as session:
+        _, job_id = resolve_job(session, job)
+        blocks = write_rejects(session, job_id)
+    with output.open("wb") if output else nullcontext(sys.stdout.buffer) as sink:
+        for block in blocks:
+            sink.write(block)
+
+
+def delete(job: JobArgument) -> None:
+    """Delete a job and every record that it loaded, without asking; others may work meanwhile."""
+    with database() as session:
+        job_id = delete_job(session, job)
+        total = count_records(session, job_id)
+    with _removal_bar(total) as update:
+        deleted = remove_batches(job_id, on_progress=update).deleted
+    console.print(f"job {job_id} is deleted with {deleted:,} records", highlight=False)
+
+
+@contextmanager
+def _removal_bar(total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(f"removing {total:,} records", total=total)
+        yield lambda count: progress.update(task, completed=count)

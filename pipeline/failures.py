@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, delete, literal, select
+from sqlalchemy import ColumnElement, Select, and_, delete, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -22,20 +22,34 @@ class Failure:
     error: PipelineError
 
 
-def list_failures(session: Session, held: Claim, failures: Sequence[Failure]) -> None:
-    """List single records of a chunk; one that is listed already keeps its first reason."""
-    if failures:
-        rows = [
-            {
-                "job_id": held.ref.job_id,
-                "stage": held.ref.stage,
-                "record_id": failure.record_id,
-                "code": failure.error.code,
-                "message": str(failure.error),
-            }
-            for failure in failures
-        ]
+def list_failures(session: Session, held: Claim, failures: Sequence[Failure]) -> int:
+    """List single records of a chunk; one that is listed already keeps its first reason.
+
+    The job's row must be locked (`flow.lock_running`).
+
+    Returns:
+        How many of the records are still there: one that was deleted meanwhile has not failed.
+    """
+    alive = set(session.scalars(_lock_alive(DataRecord.id.in_([failure.record_id for failure in failures]))))
+    rows = [
+        {
+            "job_id": held.ref.job_id,
+            "stage": held.ref.stage,
+            "record_id": failure.record_id,
+            "code": failure.error.code,
+            "message": str(failure.error),
+        }
+        for failure in failures
+        if failure.record_id in alive
+    ]
+    if rows:
         session.execute(upsert(RecordFailure).values(rows).on_conflict_do_nothing())
+    return len(rows)
+
+
+def _lock_alive(is_meant: ColumnElement[bool]) -> Select[str]:
+    """Ask for records that nobody can delete before this transaction ends."""
+    return select(DataRecord.id).where(is_meant).with_for_update(read=True, key_share=True)
 
 
 def list_chunk(session: Session, held: Claim, message: str) -> None:
@@ -57,7 +71,7 @@ def list_chunk(session: Session, held: Claim, message: str) -> None:
         DataRecord.id,
         literal("CHUNK_GIVEN_UP"),
         literal(message),
-    ).where(is_of_chunk)
+    ).where(DataRecord.id.in_(session.scalars(_lock_alive(is_of_chunk)).all()))
     session.execute(upsert(RecordFailure).from_select(columns, found).on_conflict_do_nothing())
 
 

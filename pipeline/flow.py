@@ -18,7 +18,12 @@ from schemas.own import RecordFailure, WorkChunk
 from schemas.reference import AnalyticsJob, IngestJob
 
 
-def _lock_running(session: Session, held: Claim) -> JobStatus:
+def lock_running(session: Session, held: Claim) -> JobStatus:
+    """Lock the job's row, before any row that hangs on it, and see that the job still wants the work.
+
+    Raises:
+        LeaseLostError: the job has ended or is gone: roll back.
+    """
     status = lock_job(session, held.kind, held.ref.job_id)
     if status not in UNFINISHED:
         raise LeaseLostError(
@@ -35,7 +40,7 @@ def finish_plan(
     Raises:
         LeaseLostError: somebody else planned it, or the job was stopped: roll back.
     """
-    _lock_running(session, held)
+    lock_running(session, held)
     count = ledger.record_plan(session, held, chunks, context=context)
     stage, job_id = held.ref.stage, held.ref.job_id
     change_status(session, held.kind, job_id, RUNNING[stage], leaving=WAITING[stage])
@@ -54,7 +59,7 @@ def finish_chunk(session: Session, held: Claim, result: ChunkResult) -> None:
     Raises:
         LeaseLostError: another worker has the chunk, or the job was stopped: roll back.
     """
-    _lock_running(session, held)
+    lock_running(session, held)
     tally = ledger.complete(session, held, result)
     _count(session, held, result)
     if tally.is_over:
@@ -70,7 +75,7 @@ def fail_chunk(session: Session, held: Claim, error: str) -> None:
     if held.ref.number == ledger.PLAN:
         fail_job(session, held.kind, held.ref.job_id, error)
         return
-    _lock_running(session, held)
+    lock_running(session, held)
     tally = ledger.give_up(session, held, error)
     list_chunk(session, held, error)
     _count(session, held, ChunkResult(done=0, failed=held.record_count))

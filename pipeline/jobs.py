@@ -13,6 +13,7 @@ from pipeline import ledger
 from pipeline.errors import ConflictError, NotFoundError
 from pipeline.failures import forget_failures
 from pipeline.states import ENDED, RUNNING, WAITING, change_status, job_table, lock_job
+from pipeline.uploads import find_upload
 from schemas.enums import ChunkState, JobKind, JobStatus, RecordType, Stage
 from schemas.own import WorkChunk, WorkJob, WorkStage
 from schemas.reference import AnalyticsJob, IngestJob, Project
@@ -195,6 +196,14 @@ def _followers(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
     return {row.follows_job_id: row.job_id for row in rows if row.follows_job_id}
 
 
+def _lock_resolved(session: Session, job_id: str) -> tuple[JobKind, str, JobStatus]:
+    kind, full_id = resolve_job(session, job_id)
+    status = lock_job(session, kind, full_id)
+    if status is None:
+        raise NotFoundError(f"job {full_id} was deleted at this moment")
+    return kind, full_id, status
+
+
 def cancel_job(session: Session, job_id: str) -> str:
     """Cancel an unfinished job; what is being worked on is rolled back at its commit. Gives the full id.
 
@@ -202,8 +211,7 @@ def cancel_job(session: Session, job_id: str) -> str:
         NotFoundError: there is no such job.
         ConflictError: it has ended already.
     """
-    kind, full_id = resolve_job(session, job_id)
-    status = lock_job(session, kind, full_id)
+    kind, full_id, status = _lock_resolved(session, job_id)
     if not change_status(session, kind, full_id, JobStatus.CANCELLED):
         raise ConflictError(f"job {full_id} is {status} and cannot be cancelled", job_id=full_id)
     ledger.stop_job(session, full_id)
@@ -216,14 +224,16 @@ def retry_job(session: Session, job_id: str) -> str:
     Raises:
         NotFoundError: there is no such job.
         ConflictError: it is running or completed, or the project has another active analysis.
+        NotFoundError: there is no such job, or its upload was removed before it was loaded.
     """
-    kind, full_id = resolve_job(session, job_id)
-    status = lock_job(session, kind, full_id)
+    kind, full_id, status = _lock_resolved(session, job_id)
     if status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
         raise ConflictError(f"job {full_id} is {status}: only failed and cancelled ones are retried")
     stage = _unfinished_stage(session, full_id)
     if stage is None:
         raise ConflictError(f"job {full_id} is {status} and has no work on the ledger: submit it again")
+    if stage.stage == Stage.LOAD:
+        find_upload(session, full_id)
     target = (WAITING if stage.planned_at is None else RUNNING)[Stage(stage.stage)]
     try:
         with session.begin_nested():

@@ -2,15 +2,48 @@
 
 import logging
 import threading
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
 from pipeline import ledger
 from pipeline.database import transaction
 from pipeline.errors import TransientError
-from pipeline.ledger import Claim
+from pipeline.ledger import Claim, LeaseLostError
+from pipeline.storage import Readable
 
 log = logging.getLogger(__name__)
+
+_current: ContextVar["LeaseKeeper | None"] = ContextVar("lease", default=None)
+
+
+def check_lease() -> None:
+    """Stop work on the chunk that this thread holds, if it is not wanted any more.
+
+    A lost lease is seen at its next renewal; asking costs nothing, so long work asks at every block.
+
+    Raises:
+        LeaseLostError: somebody else has the chunk, or the job was stopped or deleted.
+    """
+    keeper = _current.get()
+    if keeper is not None:
+        keeper.check()
+
+
+class WhileHeld:
+    """A stream that can be read only while the lease is held: storing it ends when nobody wants it."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes.
+
+        Raises:
+            LeaseLostError: as `check_lease`.
+        """
+        check_lease()
+        return self._source.read(size)
 
 
 class LeaseKeeper:
@@ -19,11 +52,21 @@ class LeaseKeeper:
     def __init__(self, held: Claim, *, lease_seconds: float) -> None:
         self._held = held
         self._lease_seconds = lease_seconds
-        self._over = threading.Event()
+        self._over, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease of {held.ref}", daemon=True)
+
+    def check(self) -> None:
+        """See that the lease is still held, as far as the last renewal knew.
+
+        Raises:
+            LeaseLostError: it is not.
+        """
+        if self._lost.is_set():
+            raise LeaseLostError(f"the lease of {self._held.ref} was lost")
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._token = _current.set(self)
         return self
 
     def __exit__(
@@ -32,6 +75,7 @@ class LeaseKeeper:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        _current.reset(self._token)
         self._over.set()
         self._thread.join()
 
@@ -44,6 +88,7 @@ class LeaseKeeper:
                 log.warning("could not renew the lease of %s: %s", self._held.ref, error)
                 continue
             if not is_held:
-                # The completion will be refused by its fence; nothing more to keep.
+                # The completion would be refused by its fence; nothing more to keep.
                 log.warning("the lease of %s was lost", self._held.ref)
+                self._lost.set()
                 return

@@ -1,6 +1,7 @@
 """Projects: finding, making, and giving them guidelines."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -36,6 +37,12 @@ def find_project(session: Session, name_or_id: str) -> ProjectRef:
     if row is None:
         raise NotFoundError(f"there is no project {name_or_id!r}")
     return ProjectRef(row.id, row.name)
+
+
+def is_owner(session: Session, project_id: str, profile_id: UUID) -> bool:
+    """Tell whether the project, by its whole id, belongs to this profile."""
+    found = session.scalar(select(Project.id).where(Project.id == project_id, Project.owner_id == profile_id))
+    return found is not None
 
 
 def ensure_project(session: Session, name: str) -> ProjectRef:

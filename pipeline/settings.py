@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     flower_port: int = Field(default=5555, ge=1, le=65535)
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
+    # Days that an upload's file is kept after its jobs have ended.
+    upload_retention_days: int = Field(default=30, ge=0)
 
     # Batches by URL: whether servers of one's own network may be asked, and how long a download may take.
     allow_private_urls: bool = False

@@ -3,7 +3,10 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -11,6 +14,8 @@ from pipeline.errors import FatalError, InputError
 from pipeline.settings import Settings, get_settings
 
 _BLOCK = 1024 * 1024
+# How the name of a file begins that is not stored whole yet.
+INCOMING_PREFIX = ".incoming-"
 
 
 class Readable(Protocol):
@@ -27,6 +32,14 @@ class StoredFile:
     key: str
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file in storage, whole or half stored, and when it was last written."""
+
+    key: str
+    modified_at: datetime
 
 
 class FileStorage:
@@ -48,7 +61,7 @@ class FileStorage:
         """
         target = self._path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".incoming-")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=INCOMING_PREFIX)
         digest, size = hashlib.sha256(), 0
         try:
             with os.fdopen(handle, "wb") as sink:
@@ -93,6 +106,23 @@ class FileStorage:
     def delete(self, key: str) -> None:
         """Remove a stored file; a file that is gone is fine."""
         self._path(key).unlink(missing_ok=True)
+
+    def delete_all(self, prefix: str) -> None:
+        """Remove every file whose key begins with `prefix`: an upload's own and what was made of it."""
+        for file in list(self.list_files()):
+            if file.key.startswith(prefix):
+                self.delete(file.key)
+
+    def list_files(self) -> Iterator[ListedFile]:
+        """List every file, half-stored ones included; one that goes meanwhile may be missing."""
+        if not self._folder.exists():  # nothing was stored yet
+            return
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    if entry.is_file(follow_symlinks=False):
+                        modified = entry.stat(follow_symlinks=False).st_mtime
+                        yield ListedFile(entry.name, datetime.fromtimestamp(modified, UTC))
 
     def _path(self, key: str) -> Path:
         return self._folder / key

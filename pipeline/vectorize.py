@@ -83,8 +83,8 @@ def vectorize_chunk(held: Claim) -> None:
     outcome = _embed(embedding_model(held.context["provider"]), pending)
     with transaction() as session:
         _write(session, outcome.embedded)
-        list_failures(session, held, outcome.failures)
-        failed = len(outcome.failures)
+        flow.lock_running(session, held)
+        failed = list_failures(session, held, outcome.failures)
         # Records that vanished or were embedded by another client meanwhile are settled too.
         flow.finish_chunk(session, held, ChunkResult(done=held.record_count - failed, failed=failed))
 

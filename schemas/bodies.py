@@ -114,3 +114,37 @@ class IngestStatus(Body):
     created_at: datetime
     updated_at: datetime
     progress: Progress | None
+
+
+class JobList(Body):
+    """Jobs, newest first."""
+
+    jobs: list[IngestStatus]
+
+
+class JobsQuery(Body):
+    """Which jobs are asked for."""
+
+    project_id: str | None = None
+    limit: int = Field(default=50, ge=1, le=500)
+
+
+class JobBody(Body):
+    """The job that something is to be done with."""
+
+    job_id: str = Field(min_length=1)
+
+
+class JobAnswer(Body):
+    """What became of it."""
+
+    job_id: str
+    status: str
+
+
+class DeletionAnswer(Body):
+    """How many of a deleted job's records this request removed, and how many others will."""
+
+    job_id: str
+    deleted_records: int
+    remaining_records: int

@@ -64,7 +64,7 @@ class WorkJob(Base):
     analytics_job_id: Mapped[Cuid | None] = mapped_column(
         ForeignKey("analytics_jobs.id", ondelete="CASCADE"), unique=True
     )
-    upload_id: Mapped[Cuid | None] = mapped_column(ForeignKey("uploads.id", ondelete="SET NULL"))
+    upload_id: Mapped[Cuid | None] = mapped_column(ForeignKey("uploads.id", ondelete="SET NULL"), index=True)
     follows_job_id: Mapped[Cuid | None] = mapped_column(ForeignKey("work_jobs.job_id", ondelete="SET NULL"))
     options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
     created_at: Mapped[CreatedMoment]
@@ -157,6 +157,8 @@ class Removal(Base):
     job_id: Mapped[Cuid] = mapped_column(primary_key=True)
     project_id: Mapped[Cuid] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     created_at: Mapped[CreatedMoment]
+    # When somebody last worked on it or was asked to: long ago means that nobody does.
+    touched_at: Mapped[CreatedMoment]
 
 
 class RecordFailure(Base):

@@ -5,6 +5,6 @@ and publishes what comes next; anything more belongs into `pipeline`.
 """
 
 from tasks.app import app
-from tasks.publish import publish
+from tasks.publish import publish, publish_removals
 
-__all__ = ["app", "publish"]
+__all__ = ["app", "publish", "publish_removals"]

@@ -17,6 +17,10 @@ TASKS = {
     Stage.VECTORIZE: ("vectorize.plan", "vectorize.embed_chunk"),
     Stage.ANALYZE: ("analyze.plan", "analyze.assess_chunk"),
 }
+REMOVAL_TASK = "schedule.remove_job"
+
+# A task's name and its arguments.
+Message = tuple[str, list[str | int]]
 
 
 def publish(refs: Iterable[ChunkRef]) -> None:
@@ -25,16 +29,26 @@ def publish(refs: Iterable[ChunkRef]) -> None:
     A broker that is not there fails nobody: what is to be done is on the ledger, and the sweeper publishes
     it again.
     """
-    refs = list(refs)
-    if not refs:
+    _send(_message(ref) for ref in refs)
+
+
+def publish_removals(job_ids: Iterable[str]) -> None:
+    """Send a message for each deleted job whose records are to be removed; else as `publish`."""
+    _send((REMOVAL_TASK, [job_id]) for job_id in job_ids)
+
+
+def _message(ref: ChunkRef) -> Message:
+    plan, chunk = TASKS[ref.stage]
+    return (plan, [ref.job_id]) if ref.number == PLAN else (chunk, [ref.job_id, ref.number])
+
+
+def _send(messages: Iterable[Message]) -> None:
+    messages = list(messages)
+    if not messages:
         return
     try:
         with app.producer_pool.acquire(block=True) as producer:
-            for ref in refs:
-                plan, chunk = TASKS[ref.stage]
-                if ref.number == PLAN:
-                    app.send_task(plan, args=[ref.job_id], producer=producer)
-                else:
-                    app.send_task(chunk, args=[ref.job_id, ref.number], producer=producer)
+            for task, arguments in messages:
+                app.send_task(task, args=arguments, producer=producer)
     except OperationalError as error:
         log.warning("the broker took no message, the sweeper will try again: %s", error)

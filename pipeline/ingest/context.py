@@ -3,10 +3,10 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import select
 
+from pipeline import uploads
 from pipeline.database import transaction
-from pipeline.errors import FatalError
+from pipeline.errors import FatalError, NotFoundError
 from pipeline.ledger import Claim
 from schemas.enums import UploadFormat
 from schemas.own import Upload
@@ -37,8 +37,8 @@ def find_upload(held: Claim) -> Upload:
     Raises:
         FatalError: the upload was removed.
     """
-    with transaction() as session:
-        upload = session.scalar(select(Upload).where(Upload.id == held.upload_id))
-    if upload is None:
-        raise FatalError(f"the upload of job {held.ref.job_id} was removed: submit the file again")
-    return upload
+    try:
+        with transaction() as session:
+            return uploads.find_upload(session, held.ref.job_id)
+    except NotFoundError as error:
+        raise FatalError(str(error)) from error

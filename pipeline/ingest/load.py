@@ -17,6 +17,7 @@ from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.records import read_records
 from pipeline.ingest.rows import Record
 from pipeline.ledger import ChunkResult, Claim
+from pipeline.removal import wait_for_identities
 from pipeline.storage import get_storage
 from schemas.enums import SkipReason
 from schemas.options import IngestOptions
@@ -62,13 +63,15 @@ def load_chunk(held: Claim) -> None:
 
     Raises:
         LeaseLostError: another worker has the chunk, or the job was stopped; nothing was stored.
-        TransientError: the database broke the transaction; nothing was stored.
+        TransientError: the database broke the transaction, or an identity is still held by a record of a
+            deleted job; nothing was stored.
         FatalError: the upload is gone.
     """
     context = LoadContext.model_validate(held.context)
     data = get_storage().read_range(context.storage_key, held.span["start"], held.span["end"])
     candidates, outcomes = _normalize(held, context, data)
     with transaction() as session:
+        wait_for_identities(session, context.project_id, (candidate.digest for candidate in candidates))
         taken = _ask_digests(session, _FIND_CLAIMED, candidates)
         kept = _skip_duplicates(candidates, outcomes, taken)
         _copy(session, held, context, kept)

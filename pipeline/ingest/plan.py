@@ -13,6 +13,7 @@ from pipeline.errors import FatalError, InputError
 from pipeline.ingest.context import LoadContext, find_upload
 from pipeline.ingest.fetched import fetch_upload
 from pipeline.jsonfile import RowLines
+from pipeline.lease import WhileHeld, check_lease
 from pipeline.ledger import Claim, PlannedChunk
 from pipeline.settings import get_settings
 from pipeline.storage import FileStorage, get_storage
@@ -55,7 +56,7 @@ def _plan_csv(
         if is_foreign:
             source.seek(0)
             key = f"{upload.id}.utf8.csv"
-            storage.put(key, Utf8Reader(source, encoding))
+            storage.put(key, WhileHeld(Utf8Reader(source, encoding)))
     with storage.open(key) as source:
         plan = plan_file(
             source,
@@ -65,6 +66,7 @@ def _plan_csv(
             delimiter=options.delimiter,
             encoding=options.encoding,
             transcoded_from=encoding if is_foreign else None,
+            on_progress=lambda _: check_lease(),
         )
     context = LoadContext(
         project_id=upload.project_id,
@@ -90,7 +92,7 @@ def _plan_json(
             chunk_bytes=settings.chunk_bytes,
             max_record_bytes=settings.max_record_bytes,
         )
-        storage.put(key, lines)
+        storage.put(key, WhileHeld(lines))
     context = LoadContext(
         project_id=upload.project_id,
         source=f"api:{upload.url}",

@@ -13,12 +13,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pipeline.csvfile import read_chunk, read_leniently
-from pipeline.errors import ConflictError, NotFoundError
+from pipeline.errors import ConflictError, FatalError, NotFoundError
 from pipeline.ingest.context import LoadContext
 from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.rejectfile import REJECT_COLUMNS, is_reject_header, protect, restore_fields
 from pipeline.jsonfile import JsonRow, read_rows
 from pipeline.storage import FileStorage, get_storage
+from pipeline.uploads import find_upload
 from schemas.enums import Stage, UploadFormat
 from schemas.own import WorkChunk, WorkStage
 
@@ -58,8 +59,12 @@ def write_rejects(session: Session, job_id: str) -> Iterator[bytes]:
         .where(WorkChunk.job_id == job_id, WorkChunk.stage == Stage.LOAD, WorkChunk.outcomes.is_not(None))
         .order_by(WorkChunk.number)
     ).all()
+    find_upload(session, job_id)
     context, storage = LoadContext.model_validate(stage.context), get_storage()
-    storage.open(context.storage_key).close()
+    try:
+        storage.open(context.storage_key).close()
+    except FatalError as error:
+        raise NotFoundError(str(error)) from error
     rejected = [(span, Outcomes.unpack(outcomes)) for span, outcomes in chunks]
     if context.format is UploadFormat.CSV:
         return _write(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
@@ -105,6 +105,9 @@ def refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
     Raises:
         DuplicateError: it has; names the job.
     """
+    # Of two submissions at once the second waits here for the first one's commit, and then finds its job.
+    key = f"opspipe upload {project_id} {sha256}"
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))
     earlier = session.scalar(
         select(IngestJob.id)
         .join(WorkJob, WorkJob.ingest_job_id == IngestJob.id)

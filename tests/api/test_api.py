@@ -1,24 +1,16 @@
 """The HTTP door over real HTTP: who is let in, what is answered, what a wrong call is told."""
 
-import io
 import json
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
-from werkzeug.serving import make_server
 
-from api import create_app
 from pipeline.database import transaction
 from pipeline.ledger import ChunkRef
-from pipeline.projects import ensure_project
 from pipeline.runner import run_chunk
 from pipeline.tokens import FIRST_ADMIN, create_token, ensure_first_token, list_tokens, revoke_token
 from schemas.enums import Stage, UserRole
@@ -27,76 +19,17 @@ from schemas.reference import Profile
 CSV = "id,prompt\n1,the first task of all\n2,the second task of all\n"
 
 
-@dataclass
-class Answer:
+class Answer(Protocol):
     status: int
     body: dict[str, Any]
 
 
-class Client:
-    def __init__(self, port: int) -> None:
-        self._base = f"http://127.0.0.1:{port}"
-        self.token: str | None = None
+class Client(Protocol):
+    token: str | None
 
-    def get(self, path: str) -> Answer:
-        return self._send(urllib.request.Request(self._base + path))
-
-    def post(self, path: str, body: dict[str, Any]) -> Answer:
-        data = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        return self._send(urllib.request.Request(self._base + path, data=data, headers=headers))
-
-    def upload(self, path: str, fields: dict[str, str], file: bytes | None) -> Answer:
-        boundary, body = "frontier", io.BytesIO()
-        for name, value in fields.items():
-            part = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            body.write(part.encode())
-        if file is not None:
-            disposition = 'Content-Disposition: form-data; name="file"; filename="batch.csv"'
-            body.write(f"--{boundary}\r\n{disposition}\r\n\r\n".encode() + file + b"\r\n")
-        body.write(f"--{boundary}--\r\n".encode())
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return self._send(urllib.request.Request(self._base + path, data=body.getvalue(), headers=headers))
-
-    def _send(self, request: urllib.request.Request) -> Answer:
-        if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return Answer(answer.status, json.load(answer))
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, json.load(error))
-
-
-@pytest.fixture(scope="module")
-def port(servers: None) -> Iterator[int]:  # noqa: ARG001 - it must run
-    server = make_server("127.0.0.1", 0, create_app(), threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def client(port: int, session: Session) -> Client:  # noqa: ARG001 - an empty database
-    return Client(port)
-
-
-@pytest.fixture
-def admin(client: Client) -> Client:
-    with transaction() as session:
-        client.token = ensure_first_token(session)
-    return client
-
-
-@pytest.fixture
-def project_id(session: Session) -> str:
-    project = ensure_project(session, "demo")
-    session.commit()
-    return project.id
+    def get(self, path: str) -> Answer: ...
+    def post(self, path: str, body: dict[str, Any]) -> Answer: ...
+    def upload(self, path: str, fields: dict[str, str], file: bytes | None) -> Answer: ...
 
 
 def submit(client: Client, project_id: str, **fields: str) -> Answer:
@@ -239,10 +172,10 @@ def test_an_unknown_address_has_the_same_envelope(admin: Client) -> None:
 def test_nothing_of_the_inside_is_told_when_something_breaks(
     admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def _broken(*_: object) -> Callable[[], None]:
+    def _broken(*_: object, **__: object) -> Callable[[], None]:
         raise RuntimeError("SELECT secret FROM inside")
 
-    monkeypatch.setattr("api.ingest.view_job", _broken)
+    monkeypatch.setattr("api.jobs.view_jobs", _broken)
     answer = admin.get("/api/ingest/status?jobId=x")
     assert (answer.status, answer.body["code"]) == (500, "INTERNAL_ERROR")
     assert "secret" not in json.dumps(answer.body)

@@ -110,6 +110,19 @@ def test_the_same_file_again_is_refused_in_one_line_and_forced_saves_nothing(
     assert "1 Duplicate ID" in cli.run(*ingest, "--force").stdout
 
 
+def test_a_job_is_deleted_with_every_record_it_loaded(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,prompt\n1,the first task of all\n2,the second task of all\n")
+    ingest = ("ingest", tmp_path / "a.csv", *INTO_P, "--no-embed", "--wait")
+    cli.run(*ingest)
+    (job,) = cli.json("jobs")
+    done = cli.run("delete", str(job["id"])[:20])
+    assert done.stdout == f"job {job['id']} is deleted with 2 records\n"
+    assert cli.json("jobs") == []
+    assert list((cli.home / "uploads").iterdir()) == []
+    assert "there is no job" in cli.run("delete", str(job["id"]), expect=1).stderr
+    assert "2 saved" in cli.run(*ingest).stdout  # neither the bytes nor the identities are known any more
+
+
 def test_a_job_that_fails_is_exit_code_one_and_says_why(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt\nthe first task of all\n"never closed\n')
     done = cli.run("ingest", tmp_path / "a.csv", *INTO_P, "--wait", expect=1)

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
@@ -10,12 +11,14 @@ from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
 from pipeline.errors import DuplicateError, EmptyFileError, InputError
+from pipeline.flow import fail_job
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView, cancel_job, retry_job, view_job
 from pipeline.ledger import ChunkRef
+from pipeline.removal import delete_job
 from pipeline.runner import publish_next, run_chunk
 from pipeline.storage import get_storage
-from schemas.enums import JobStatus, Stage
+from schemas.enums import JobKind, JobStatus, Stage
 
 Submit = Callable[..., Submission]
 RunAll = Callable[[Submission], int]
@@ -80,6 +83,37 @@ def test_the_same_bytes_again_are_refused_and_name_the_job(submit: Submit) -> No
     with pytest.raises(DuplicateError, match=first.job_id) as caught:
         submit(rows(range(3)))
     assert caught.value.job_id == first.job_id
+
+
+def test_of_the_same_bytes_submitted_at_once_one_submission_is_taken(submit: Submit) -> None:
+    start = threading.Barrier(6)
+
+    def _submit(_: int) -> tuple[str, str]:
+        start.wait()
+        try:
+            return "taken", submit(rows(range(3))).job_id
+        except DuplicateError as error:
+            return "refused", str(error.job_id)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = sorted(pool.map(_submit, range(6)))
+    assert [answer for answer, _ in answers] == ["refused"] * 5 + ["taken"]
+    assert len({job_id for _, job_id in answers}) == 1
+
+
+@pytest.mark.parametrize("fate", ["cancelled", "failed", "deleted"])
+def test_a_job_that_came_to_nothing_does_not_stand_in_the_way_of_the_same_bytes(
+    submit: Submit, fate: str
+) -> None:
+    first = submit(rows(range(3)))
+    with transaction() as opened:
+        if fate == "cancelled":
+            cancel_job(opened, first.job_id)
+        elif fate == "failed":
+            fail_job(opened, JobKind.INGEST, first.job_id, "a fault")
+        else:
+            delete_job(opened, first.job_id)
+    assert submit(rows(range(3))).job_id != first.job_id
 
 
 def test_a_forced_second_load_saves_nothing_that_has_an_identity(submit: Submit, run_all: RunAll) -> None:
@@ -182,6 +216,28 @@ def test_a_cancelled_job_loads_no_further_chunk_and_a_retry_finishes_it(
         run_chunk(ref)
     assert (view(submission.job_id).status, view(submission.job_id).saved_count) == ("COMPLETED", 30)
     assert session.scalar(text("SELECT count(*) FROM data_records")) == 30
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_retry_takes_up_unfinished_chunks_alone(session: Session, submit: Submit) -> None:
+    submission = submit(rows(range(50)))
+    chunks = run_chunk(submission.plan)
+    for ref in (chunks[0], chunks[2]):
+        run_chunk(ref)
+    finished = text("SELECT number, fence, started_at, ended_at FROM work_chunks WHERE state = 'DONE'")
+    before = set(session.execute(finished))
+    session.commit()
+    with transaction() as opened:
+        cancel_job(opened, submission.job_id)
+    with transaction() as opened:
+        retry_job(opened, submission.job_id)
+    taken_up = publish_next(submission.job_id, 10)
+    assert [ref.number for ref in taken_up] == [2, 4, 5]
+    for ref in [*chunks, *taken_up]:
+        run_chunk(ref)
+    assert before < set(session.execute(finished))
+    assert {row.number for row in before} == {0, 1, 3}
+    assert view(submission.job_id).saved_count == 50
 
 
 def test_an_upload_that_is_gone_fails_the_job_and_says_so(

@@ -228,3 +228,16 @@ def test_one_project_has_one_active_analysis(session: Session) -> None:
     )
     with pytest.raises(IntegrityError):
         session.execute(text("""INSERT INTO analytics_jobs (id, "projectId") VALUES ('c', 'p')"""))
+
+
+def test_whatever_a_deleted_job_upload_or_record_takes_along_is_found_by_an_index(session: Session) -> None:
+    unserved = text("""
+        SELECT conrelid::regclass || '.' || conname FROM pg_constraint
+        WHERE contype = 'f' AND NOT EXISTS (
+            SELECT FROM pg_index WHERE indrelid = conrelid AND indpred IS NULL
+            AND (indkey::int2[])[0 : cardinality(conkey) - 1] @> conkey
+        ) AND confrelid = ANY(CAST(ARRAY[
+            'data_records', 'ingest_jobs', 'analytics_jobs', 'uploads', 'work_jobs', 'work_stages'
+        ] AS regclass[]))
+    """)
+    assert list(session.scalars(unserved)) == []

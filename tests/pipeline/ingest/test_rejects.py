@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.csvfile import read_leniently
 from pipeline.database import transaction
-from pipeline.errors import ConflictError, FatalError, NotFoundError
+from pipeline.errors import ConflictError, NotFoundError
 from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.rejectfile import protect, restore
 from pipeline.ingest.rejects import write_rejects
@@ -171,5 +171,5 @@ def test_rejects_of_an_upload_that_is_gone_are_refused_before_anything_is_sent(
     job = submit(BATCH)
     run_chunk(job.plan)
     get_storage().delete(str(session.scalar(text("SELECT storage_key FROM uploads"))))
-    with pytest.raises(FatalError, match="no longer in storage"):
+    with pytest.raises(NotFoundError, match="no longer in storage"):
         rejects(job.job_id)
