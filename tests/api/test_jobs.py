@@ -194,7 +194,7 @@ def test_a_retry_without_its_upload_says_what_to_do(admin: Client, session: Sess
     assert "was removed after 31 days: submit the file again" in answer.body["error"]
 
 
-def test_rejected_rows_are_downloaded_as_csv(admin: Client, project_id: str, session: Session) -> None:
+def test_rejected_rows_are_downloaded_as_csv(admin: Client, project_id: str) -> None:
     job_id = str(
         submit(admin, project_id, "id,prompt\n1,\n2,=a prompt that is long enough,x\n").body["jobId"]
     )
