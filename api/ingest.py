@@ -9,9 +9,11 @@ from api.auth import require_role, require_writer
 from pipeline.analyze import require_guidelines
 from pipeline.database import transaction
 from pipeline.errors import InputError
-from pipeline.ingest.submit import submit_csv
+from pipeline.ingest.fetched import submit_url
+from pipeline.ingest.submit import Submission, submit_csv
 from pipeline.projects import find_project
-from schemas.bodies import IngestForm, SubmissionAnswer
+from pipeline.tokens import Bearer
+from schemas.bodies import CsvForm, SubmissionAnswer, SubmissionForm, UrlForm
 from schemas.enums import UserRole
 from tasks import publish
 
@@ -23,30 +25,48 @@ def submit() -> tuple[Response, int]:
     """Take a CSV file (multipart, or JSON with `csvData`) and answer with the job that loads it."""
     bearer = require_role(UserRole.MANAGER)
     form, source, file_name = _read_form()
+    options = form.to_options(encoding=form.encoding, delimiter=form.delimiter)
+    submission = submit_csv(
+        _find_project(form, bearer), source, file_name=file_name, options=options, force=form.force
+    )
+    return _accept(submission, f"{file_name} is stored and will be loaded")
+
+
+@blueprint.post("/api")
+def submit_by_url() -> tuple[Response, int]:
+    """Take the URL of a batch in JSON and answer with the job whose worker fetches and loads it."""
+    bearer = require_role(UserRole.MANAGER)
+    form = UrlForm.model_validate(request.get_json())
+    submission = submit_url(
+        _find_project(form, bearer), form.url, options=form.to_options(), force=form.force
+    )
+    return _accept(submission, "the batch will be fetched and loaded")
+
+
+def _find_project(form: SubmissionForm, bearer: Bearer) -> str:
     with transaction() as session:
         project_id = find_project(session, form.project_id).id
         require_writer(session, bearer, project_id)
         if form.analyze:
             require_guidelines(session, project_id)
-    submission = submit_csv(
-        project_id, source, file_name=file_name, options=form.to_options(), force=form.force
-    )
+    return project_id
+
+
+def _accept(submission: Submission, message: str) -> tuple[Response, int]:
     publish([submission.plan])
     answer = SubmissionAnswer(
-        job_id=submission.job_id,
-        message=f"{file_name} is stored and will be loaded",
-        estimated_records=submission.estimated_records,
+        job_id=submission.job_id, message=message, estimated_records=submission.estimated_records
     )
     return jsonify(answer.model_dump(by_alias=True)), 202
 
 
-def _read_form() -> tuple[IngestForm, BinaryIO, str]:
+def _read_form() -> tuple[CsvForm, BinaryIO, str]:
     if request.is_json:
-        form = IngestForm.model_validate(request.get_json())
+        form = CsvForm.model_validate(request.get_json())
         if form.csv_data is None:
             raise InputError("csvData is missing: it holds the CSV text")
         return form, io.BytesIO(form.csv_data.encode()), form.file_name or "data.csv"
-    form = IngestForm.model_validate(request.form.to_dict())
+    form = CsvForm.model_validate(request.form.to_dict())
     file = request.files.get("file")
     if file is None:
         raise InputError("file is missing: send the CSV as the multipart field `file`")

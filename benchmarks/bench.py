@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import stand
-from limit import Block, copy_blocks, pack_file
+from limit import copy_blocks, pack_file
 from plots import plot_load, plot_scaling
 from sqlalchemy import text
 
@@ -30,12 +30,13 @@ from pipeline.ingest.submit import submit_csv
 from pipeline.jobs import view_job
 from pipeline.projects import ensure_project
 from pipeline.settings import get_settings
+from pipeline.sweeper import sweep
 from schemas.enums import JobStatus, RecordType
 from schemas.options import IngestOptions
 from tasks import publish
 
 MB = 1_000_000
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.25
 _PREFILL_STEP = 250_000
 
 
@@ -114,6 +115,7 @@ _STAGE = text("""
 def _wait(job_id: str, rows: int) -> None:
     while True:
         time.sleep(_POLL_SECONDS)
+        publish(sweep())  # beat's part: a message may have gone with the worker before
         with transaction() as session:
             view = view_job(session, job_id)
         if view.is_ended:
@@ -124,7 +126,7 @@ def _wait(job_id: str, rows: int) -> None:
 
 def measure_ratio(file: Path, rows: int, *, workers: int, runs: int) -> list[tuple[float, LoadRun]]:
     """Alternate the limit and the load; gives the rate of the limit around each load."""
-    blocks = pack_file(file)
+    blocks = pack_file(file, stand.HOME / "blocks")
     limits, loads = [_limit(blocks, rows, workers)], []
     for run in range(runs):
         stand.empty()
@@ -136,7 +138,7 @@ def measure_ratio(file: Path, rows: int, *, workers: int, runs: int) -> list[tup
     ]
 
 
-def _limit(blocks: Sequence[Block], rows: int, connections: int) -> float:
+def _limit(blocks: Sequence[Path], rows: int, connections: int) -> float:
     stand.empty()
     return rows / copy_blocks(blocks, connections=connections)
 

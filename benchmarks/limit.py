@@ -1,11 +1,11 @@
 """The limit of a load: COPY of rows that are normalized and packed already, and nothing else."""
 
-import multiprocessing
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import psycopg
@@ -25,11 +25,15 @@ _COPY_IDENTITIES = "COPY record_identities (digest, record_id) FROM STDIN (FORMA
 _IDENTITY_ROW = struct.Struct(">hi16si").pack
 _PROJECT, _JOB = "limit", "j" * 25
 
-Block = tuple[bytes, bytes]
 
+def pack_file(file: Path, folder: Path) -> list[Path]:
+    """Pack a file chunk by chunk as a load does.
 
-def pack_file(file: Path) -> list[Block]:
-    """Pack a file chunk by chunk as a load does: rows of record_identities, rows of data_records."""
+    Returns:
+        For each chunk, a file in `folder` with its rows of data_records, beside one (`.identities`) with
+        those of record_identities.
+    """
+    folder.mkdir()
     settings = get_settings()
     with file.open("rb") as source:
         plan = plan_file(
@@ -38,11 +42,11 @@ def pack_file(file: Path) -> list[Block]:
             chunk_bytes=settings.chunk_bytes,
             max_record_bytes=settings.max_record_bytes,
         )
-        reader = RowReader(plan.header, RowOptions(RecordType.TASK, ""))
+        reader = RowReader(plan.header, RowOptions(RecordType.TASK))
         now = datetime.now(UTC).replace(tzinfo=None)
         packer = RecordPacker(project_id=_PROJECT, job_id=_JOB, source=f"csv:{file.name}", loaded_at=now)
         known: set[bytes] = set()
-        blocks = []
+        blocks: list[Path] = []
         for chunk in plan.chunks:
             source.seek(chunk.start)
             data = source.read(chunk.end - chunk.start)
@@ -60,36 +64,41 @@ def pack_file(file: Path) -> list[Block]:
                 _IDENTITY_ROW(2, 16, digest, len(cuid)) + cuid.encode() for digest, cuid in claims
             )
             rows = packer.pack((cuid, record) for cuid, (_, record) in zip(ids, records, strict=True))
-            blocks.append((packer.START + identities + packer.END, packer.START + rows + packer.END))
+            block = folder / f"{len(blocks):05}.records"
+            block.write_bytes(packer.START + rows + packer.END)
+            block.with_suffix(".identities").write_bytes(packer.START + identities + packer.END)
+            blocks.append(block)
     return blocks
 
 
-def copy_blocks(blocks: Sequence[Block], *, connections: int) -> float:
+def copy_blocks(blocks: Sequence[Path], *, connections: int) -> float:
     """Copy blocks into the empty tables, a transaction each, over some connections at once; gives seconds."""
     with database.transaction() as session:
         session.execute(text("INSERT INTO projects (id, name) VALUES (:id, 'limit')"), {"id": _PROJECT})
     database.get_engine().dispose()
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(connections + 1)
-    processes = [
-        context.Process(target=_copy, args=(blocks[place::connections], endpoints().database_url, barrier))
+    command = [sys.executable, __file__, endpoints().database_url]
+    copiers = [
+        subprocess.Popen(
+            [*command, *blocks[place::connections]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         for place in range(connections)
     ]
-    for process in processes:
-        process.start()
-    barrier.wait()
+    for copier in copiers:
+        copier.stdout.readline()  # it has read its blocks and is connected
     start = time.perf_counter()
-    for process in processes:
-        process.join()
+    for copier in copiers:
+        copier.communicate(b"go\n")
     seconds = time.perf_counter() - start
-    if any(process.exitcode for process in processes):
+    if any(copier.returncode for copier in copiers):
         raise SystemExit("a connection of the limit failed")
     return seconds
 
 
-def _copy(blocks: Sequence[Block], url: str, barrier: Barrier) -> None:
+def _copy(url: str, *files: str) -> None:
+    blocks = [(Path(file).with_suffix(".identities").read_bytes(), Path(file).read_bytes()) for file in files]
     with psycopg.connect(url) as connection:
-        barrier.wait()
+        print("ready", flush=True)
+        sys.stdin.readline()
         for identities, records in blocks:
             with connection.transaction(), connection.cursor() as cursor:
                 cursor.execute("SELECT set_config('opspipe.loading', 'on', true)")
@@ -97,3 +106,7 @@ def _copy(blocks: Sequence[Block], url: str, barrier: Barrier) -> None:
                     copy.write(identities)
                 with cursor.copy(COPY_RECORDS) as copy:
                     copy.write(records)
+
+
+if __name__ == "__main__":
+    _copy(*sys.argv[1:])

@@ -12,6 +12,7 @@ from cli.progress import describe, describe_skipped, watch_job
 from cli.services import some_workers
 from pipeline.analyze import require_guidelines
 from pipeline.errors import InputError
+from pipeline.ingest.fetched import submit_url
 from pipeline.ingest.submit import submit_csv
 from pipeline.jobs import JobView
 from pipeline.projects import ensure_project
@@ -41,8 +42,8 @@ DelimiterOption = Annotated[
 
 
 def ingest(
-    files: Annotated[
-        list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE...")
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE|URL...", help="CSV files, or URLs of batches in JSON.")
     ],
     *,
     project: Annotated[str, typer.Option(help="Project that gets the records; made if missing.")],
@@ -56,7 +57,7 @@ def ingest(
     force: Annotated[bool, typer.Option("--force", help="Load bytes again that were loaded before.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the job has ended.")] = False,
 ) -> None:
-    """Load CSV files into a project. With --wait, exit 0 only if every job completed."""
+    """Load CSV files, or batches in JSON by URL. With --wait, exit 0 only if every job completed."""
     options = make_options(
         record_type=record_type,
         keywords=keywords,
@@ -66,11 +67,12 @@ def ingest(
         embed=embed,
         analyze=analyze,
     )
+    _refuse_missing(sources)
     with database() as session:
         project_id = ensure_project(session, project).id
         if analyze:
             require_guidelines(session, project_id)
-    job_ids = [_submit(file, project_id, options, force=force) for file in files]
+    job_ids = [_submit(source, project_id, options, force=force) for source in sources]
     if not wait:
         console.print("Follow with [bold]opspipe watch JOB[/]; jobs run while `opspipe up` does.")
         return
@@ -107,11 +109,28 @@ def _parse_mapping(entries: list[str]) -> dict[str, str]:
     return mapping
 
 
-def _submit(file: Path, project_id: str, options: IngestOptions, *, force: bool) -> str:
-    with file.open("rb") as source:
-        submission = submit_csv(project_id, source, file_name=file.name, options=options, force=force)
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _refuse_missing(sources: list[str]) -> None:
+    """See that every file is there before the first one is submitted."""
+    for source in sources:
+        if not _is_url(source) and not Path(source).is_file():
+            raise typer.BadParameter(f"there is no file {source}", param_hint="FILE|URL")
+
+
+def _submit(source: str, project_id: str, options: IngestOptions, *, force: bool) -> str:
+    if _is_url(source):
+        submission = submit_url(project_id, source, options=options, force=force)
+        size = "to be fetched"
+    else:
+        file = Path(source)
+        with file.open("rb") as data:
+            submission = submit_csv(project_id, data, file_name=file.name, options=options, force=force)
+        size = f"{submission.size_bytes:,} bytes"
     publish([submission.plan])
-    console.print(f"{file.name}: job [bold]{submission.job_id}[/], {submission.size_bytes:,} bytes")
+    console.print(f"{source}: job [bold]{submission.job_id}[/], {size}", soft_wrap=True)
     return submission.job_id
 
 

@@ -10,6 +10,7 @@ from pipeline import ledger
 from pipeline.database import transaction
 from pipeline.errors import TransientError
 from pipeline.ledger import Claim, LeaseLostError
+from pipeline.storage import Readable
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,22 @@ def check_lease() -> None:
     keeper = _current.get()
     if keeper is not None:
         keeper.check()
+
+
+class LeasedReader:
+    """A stream that is read only as long as the lease is held (see `check_lease`)."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes.
+
+        Raises:
+            LeaseLostError: as `check_lease`.
+        """
+        check_lease()
+        return self._source.read(size)
 
 
 class LeaseKeeper:

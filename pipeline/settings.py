@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     # Days that an upload's file is kept after its jobs have ended.
     upload_retention_days: int = Field(default=30, ge=0)
 
+    # Batches by URL: whether servers of one's own network may be asked, and how long a download may take.
+    allow_private_urls: bool = False
+    fetch_seconds: int = Field(default=1800, ge=1)
+
     # Rows a load chunk: a quarter of a second of work. With more of them a row costs more, because they leave
     # the processor's caches; with less, what a chunk itself costs is felt.
     chunk_rows: int = Field(default=5_000, ge=1)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from pipeline.errors import FatalError, InputError
 from pipeline.settings import Settings, get_settings
@@ -16,6 +16,13 @@ from pipeline.settings import Settings, get_settings
 _BLOCK = 1024 * 1024
 # How the name of a file begins that is not stored whole yet.
 INCOMING_PREFIX = ".incoming-"
+
+
+class Readable(Protocol):
+    """Anything that bytes can be read from, a block at a time; nothing at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,13 @@ class FileStorage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, key: str, source: BinaryIO, *, max_bytes: int) -> StoredFile:
+    def put(self, key: str, source: Readable, *, max_bytes: int | None = None) -> StoredFile:
         """Store a stream under `key`, hashed on the way; all of it or nothing.
+
+        Args:
+            key: where; what is stored there is replaced.
+            source: read from where it stands.
+            max_bytes: the most that may come.
 
         Raises:
             InputError: the stream has more than `max_bytes` bytes.
@@ -55,7 +67,8 @@ class FileStorage:
             with os.fdopen(handle, "wb") as sink:
                 while block := source.read(_BLOCK):
                     size += len(block)
-                    _check_size(size, max_bytes)
+                    if max_bytes is not None:
+                        _check_size(size, max_bytes)
                     digest.update(block)
                     sink.write(block)
                 sink.flush()

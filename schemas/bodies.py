@@ -41,8 +41,8 @@ class Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
-class IngestForm(Body):
-    """A submission: the fields beside the file, or all of it as JSON with `csvData`."""
+class SubmissionForm(Body):
+    """What a submission says, wherever its rows come from."""
 
     project_id: str = Field(min_length=1)
     type: RecordType
@@ -50,23 +50,33 @@ class IngestForm(Body):
     generate_embeddings: bool = True
     analyze: bool = False
     column_mapping: Annotated[dict[str, str], BeforeValidator(_parse_object)] = Field(default_factory=dict)
-    encoding: str | None = None
-    delimiter: str | None = None
     force: bool = False
-    csv_data: str | None = None
-    file_name: str | None = None
 
-    def to_options(self) -> IngestOptions:
+    def to_options(self, **others: str | None) -> IngestOptions:
         """Give the options that are kept with the job."""
         return IngestOptions(
             record_type=self.type,
             keywords=self.filter_keywords,
             mapping=self.column_mapping,
-            encoding=self.encoding,
-            delimiter=self.delimiter,
             embed=self.generate_embeddings,
             analyze=self.analyze,
+            **others,
         )
+
+
+class CsvForm(SubmissionForm):
+    """A CSV: the fields beside the file, or all of it as JSON with `csvData`."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    csv_data: str | None = None
+    file_name: str | None = None
+
+
+class UrlForm(SubmissionForm):
+    """A batch in JSON that a worker is to fetch."""
+
+    url: str = Field(min_length=1)
 
 
 class SubmissionAnswer(Body):
@@ -74,7 +84,8 @@ class SubmissionAnswer(Body):
 
     job_id: str
     message: str
-    estimated_records: int
+    # Null where the batch is still to be fetched.
+    estimated_records: int | None
 
 
 class Progress(Body):

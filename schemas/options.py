@@ -34,6 +34,8 @@ class IngestOptions(BaseModel):
     delimiter: str | None = None
     embed: bool = True
     analyze: bool = False
+    # Load bytes that the project has already; of a batch by URL they are not known before it was fetched.
+    force: bool = False
 
     @model_validator(mode="after")
     def _check_mapping(self) -> Self:

@@ -84,15 +84,12 @@ class RecordScanner:
         records = find_records(lines, self._delimiter)
         if not len(records.ends):
             return Places(records.ends, records.ends, records.ends)
-        ends = np.minimum(records.ends, len(self._held))
+        ends = records.ends
+        ends[-1] = min(ends[-1], len(self._held))
         starts = np.concatenate(([0], ends[:-1]))
         first_lines = np.concatenate(([0], records.line_counts[:-1])) + self._line
-        large = np.flatnonzero(ends - starts > self._max_record_bytes)
-        if len(large):
-            first, line_count = large[0], int(records.line_counts[large[0]])
-            # Only quotes make a record of several lines.
-            quoted = self._line + line_count > first_lines[first] + 1
-            raise oversized_record(int(first_lines[first]), self._max_record_bytes, quoted=quoted)
+        if len(lines) > self._max_record_bytes:
+            self._refuse_large(ends - starts, first_lines, records.line_counts)
         codes = np.frombuffer(lines, np.uint8)[starts]
         places = Places(first_lines, starts + self._offset, ends + self._offset)
         self._let_go(int(ends[-1]), int(records.line_counts[-1]))
@@ -113,6 +110,13 @@ class RecordScanner:
             )
         if self._on_progress:
             self._on_progress(self._offset + len(self._held))
+
+    def _refuse_large(self, sizes: Numbers, first_lines: Numbers, line_counts: Numbers) -> None:
+        large = np.flatnonzero(sizes > self._max_record_bytes)
+        if len(large):
+            line, last_line = int(first_lines[large[0]]), self._line + int(line_counts[large[0]]) - 1
+            # Only quotes make a record of several lines.
+            raise oversized_record(line, self._max_record_bytes, quoted=last_line > line)
 
     def _refuse_growth(self) -> None:
         """Refuse a record as soon as it is too large, before more of it is held in memory."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from shutil import copyfileobj
+from tempfile import TemporaryFile
+from typing import BinaryIO, cast
 
-from pipeline.csvfile import FilePlan, plan_file, read_chunk
+from pipeline.csvfile import FilePlan, Utf8Reader, inspect_head, needs_transcoding, plan_file, read_chunk
 from pipeline.ingest.identity import digest_identity
-from pipeline.ingest.rows import Record, RowReader
-from pipeline.ingest.submit import row_options
+from pipeline.ingest.rows import Record, RowReader, row_options
 from pipeline.settings import get_settings
 from schemas.enums import RecordType, SkipReason
 from schemas.options import IngestOptions
@@ -55,13 +56,29 @@ def check_file(
     """Read a file as a load would and count what would become of its rows.
 
     Args:
-        source: the file's bytes in UTF-8, at its start; seekable.
+        source: the file's bytes in any encoding, at its start; seekable.
         options: as for a submission.
         on_progress: called with the share of the work done, from 0 to 1.
 
     Raises:
         InputError: the file would be refused; see `pipeline.csvfile`.
     """
+    head = inspect_head(source, delimiter=options.delimiter, encoding=options.encoding)
+    source.seek(0)
+    if not needs_transcoding(head.encoding):
+        return _check(source, options, None, on_progress)
+    with TemporaryFile() as text:
+        copyfileobj(Utf8Reader(source, head.encoding), text)
+        text.seek(0)
+        return _check(cast("BinaryIO", text), options, head.encoding, on_progress)
+
+
+def _check(
+    source: BinaryIO,
+    options: IngestOptions,
+    transcoded_from: str | None,
+    on_progress: Callable[[float], None] | None,
+) -> CheckReport:
     settings = get_settings()
     plan = plan_file(
         source,
@@ -70,6 +87,7 @@ def check_file(
         max_record_bytes=settings.max_record_bytes,
         delimiter=options.delimiter,
         encoding=options.encoding,
+        transcoded_from=transcoded_from,
     )
     check = _Check(plan, options)
     for number, chunk in enumerate(plan.chunks, start=1):
@@ -84,7 +102,7 @@ class _Check:
     """The counts so far."""
 
     def __init__(self, plan: FilePlan, options: IngestOptions) -> None:
-        self._reader = RowReader(plan.header, row_options(options, file_name=""))
+        self._reader = RowReader(plan.header, row_options(options))
         self._job_type, self._delimiter = options.record_type, plan.delimiter
         self._report = CheckReport(
             encoding=plan.encoding,

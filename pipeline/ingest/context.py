@@ -8,6 +8,7 @@ from pipeline import uploads
 from pipeline.database import transaction
 from pipeline.errors import FatalError, NotFoundError
 from pipeline.ledger import Claim
+from schemas.enums import UploadFormat
 from schemas.own import Upload
 
 
@@ -17,11 +18,16 @@ class LoadContext(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     project_id: str
-    file_name: str
+    # What the records' column `source` says.
+    source: str
+    # What chunks are read from: the upload itself, or what the plan made of it.
     storage_key: str
-    header: tuple[str, ...]
-    delimiter: str
+    format: UploadFormat
+    # The upload's own encoding.
     encoding: str
+    # Of CSV: what its columns are called, and what is between them.
+    header: tuple[str, ...] = ()
+    delimiter: str = ","
     loaded_at: datetime
 
 

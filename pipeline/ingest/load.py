@@ -7,7 +7,6 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from pipeline import flow
-from pipeline.csvfile import read_fields
 from pipeline.database import driver_connection, transaction
 from pipeline.errors import FatalError
 from pipeline.ids import new_cuids
@@ -15,8 +14,8 @@ from pipeline.ingest.context import LoadContext
 from pipeline.ingest.copyrows import COPY_RECORDS, RecordPacker
 from pipeline.ingest.identity import DIGEST_BYTES, digest_identity
 from pipeline.ingest.outcomes import Outcomes
-from pipeline.ingest.rows import Record, RowReader
-from pipeline.ingest.submit import row_options
+from pipeline.ingest.records import read_records
+from pipeline.ingest.rows import Record
 from pipeline.ledger import ChunkResult, Claim
 from pipeline.removal import wait_for_identities
 from pipeline.storage import get_storage
@@ -88,18 +87,12 @@ def load_chunk(held: Claim) -> None:
 
 def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Candidate], Outcomes]:
     options = IngestOptions.model_validate(held.options)
-    reader = RowReader(
-        context.header,
-        row_options(options, file_name=context.file_name),
-        may_hold_nul=b"\0" in data,
-    )
     outcomes, digests = Outcomes(held.record_count), set[bytes]()
     candidates: list[Candidate] = []
     ids, place = new_cuids(held.record_count), -1
-    for place, fields in enumerate(read_fields(data, delimiter=context.delimiter)):
+    for place, record in enumerate(read_records(context, options, data)):
         if place == held.record_count:
             break
-        record = reader.read(fields)
         if isinstance(record, SkipReason):
             outcomes.skip(place, record)
             continue
@@ -137,7 +130,7 @@ def _copy(session: Session, held: Claim, context: LoadContext, records: Sequence
     packer = RecordPacker(
         project_id=context.project_id,
         job_id=held.ref.job_id,
-        source=f"csv:{context.file_name}",
+        source=context.source,
         loaded_at=context.loaded_at,
     )
     session.execute(_SAY_LOADING)

@@ -5,7 +5,7 @@ Only a row's place and reason are kept; its line and its fields are read again f
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -17,9 +17,10 @@ from pipeline.errors import ConflictError, NotFoundError
 from pipeline.ingest.context import LoadContext
 from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.rejectfile import REJECT_COLUMNS, is_reject_header, protect, restore_fields
+from pipeline.jsonfile import JsonRow, read_rows
 from pipeline.storage import FileStorage, get_storage
 from pipeline.uploads import find_upload
-from schemas.enums import Stage
+from schemas.enums import Stage, UploadFormat
 from schemas.own import WorkChunk, WorkStage
 
 _BLOCK_CHARACTERS = 64 * 1024
@@ -61,15 +62,30 @@ def write_rejects(session: Session, job_id: str) -> Iterator[bytes]:
     find_upload(session, job_id)
     context, storage = LoadContext.model_validate(stage.context), get_storage()
     storage.open(context.storage_key).close()
-    rows = (
-        row
-        for span, outcomes in chunks
-        for row in _read_rejected(storage, context, span, Outcomes.unpack(outcomes))
+    rejected = [(span, Outcomes.unpack(outcomes)) for span, outcomes in chunks]
+    if context.format is UploadFormat.CSV:
+        return _write(
+            restore_fields(context.header) if is_reject_header(context.header) else context.header,
+            (row for span, outcomes in rejected for row in _read_csv(storage, context, span, outcomes)),
+        )
+    # Objects have names of their own each: a column for every name that any of them has.
+    names = dict.fromkeys(
+        name
+        for span, outcomes in rejected
+        for row, _ in _read_json(storage, context, span, outcomes)
+        for name in row.names
     )
-    return _write(context, rows)
+    return _write(
+        list(names),
+        (
+            RejectedRow(row.line, reason, _in_order(row, names))
+            for span, outcomes in rejected
+            for row, reason in _read_json(storage, context, span, outcomes)
+        ),
+    )
 
 
-def _read_rejected(
+def _read_csv(
     storage: FileStorage, context: LoadContext, span: dict[str, int], outcomes: Outcomes
 ) -> Iterator[RejectedRow]:
     data = storage.read_range(context.storage_key, span["start"], span["end"])
@@ -90,10 +106,21 @@ def _lines(data: bytes, first: int, last: int | None) -> bytes:
     return b"".join(data.splitlines(keepends=True)[first:last])
 
 
-def _write(context: LoadContext, rows: Iterable[RejectedRow]) -> Iterator[bytes]:
-    header = list(context.header)
-    if is_reject_header(header):
-        header = restore_fields(header)
+def _read_json(
+    storage: FileStorage, context: LoadContext, span: dict[str, int], outcomes: Outcomes
+) -> Iterator[tuple[JsonRow, str]]:
+    data = storage.read_range(context.storage_key, span["start"], span["end"])
+    for place, row in enumerate(read_rows(data)):
+        if (reason := outcomes.reason(place)) is not None:
+            yield row, reason
+
+
+def _in_order(row: JsonRow, names: Iterable[str]) -> list[str]:
+    values = dict(zip(row.names, row.values, strict=True))
+    return [values.get(name) or "" for name in names]
+
+
+def _write(header: Sequence[str], rows: Iterable[RejectedRow]) -> Iterator[bytes]:
     sink = io.StringIO(newline="")
     writer = csv.writer(sink)
     writer.writerow([*REJECT_COLUMNS, *map(protect, header)])

@@ -16,6 +16,7 @@ from pipeline.ingest.columns import Positions, resolve_columns
 from pipeline.ingest.rejectfile import is_reject_header, restore_fields
 from pipeline.ingest.times import parse_time
 from schemas.enums import RecordCategory, RecordType, SkipReason
+from schemas.options import IngestOptions
 
 # A content shorter than this gives way to the longest value of the row that has more than this.
 SHORT_CONTENT = 10
@@ -30,9 +31,13 @@ class RowOptions:
     """What a job says of its rows: the type of those that name none, and a mapping target -> column."""
 
     record_type: RecordType
-    source: str
     keywords: tuple[str, ...] = ()
     mapping: Mapping[str, str] = field(default_factory=dict)
+
+
+def row_options(options: IngestOptions) -> RowOptions:
+    """Give what a job's options say of its rows."""
+    return RowOptions(record_type=options.record_type, keywords=options.keywords, mapping=options.mapping)
 
 
 class Record(NamedTuple):

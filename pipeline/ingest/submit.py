@@ -7,11 +7,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
-from pipeline.csvfile import FileHead, inspect_head, needs_transcoding, read_chunk
+from pipeline.csvfile import FileHead, Utf8Reader, inspect_head, needs_transcoding, read_chunk
 from pipeline.database import transaction
 from pipeline.errors import DuplicateError, InputError
 from pipeline.ids import new_cuid
-from pipeline.ingest.rows import RowOptions, RowReader
+from pipeline.ingest.rows import RowReader, row_options
 from pipeline.ledger import ChunkRef
 from pipeline.settings import get_settings
 from pipeline.storage import FileStorage, StoredFile, get_storage
@@ -30,9 +30,10 @@ class Submission:
 
     job_id: str
     plan: ChunkRef
-    size_bytes: int
+    # None where the file is still to be fetched.
+    size_bytes: int | None
     # By the density of the file's beginning; the plan counts exactly.
-    estimated_records: int
+    estimated_records: int | None
 
 
 def submit_csv(
@@ -57,7 +58,7 @@ def submit_csv(
         estimate = _check_head(storage, stored, options)
         with transaction() as session:
             if not force:
-                _refuse_same_bytes(session, project_id, stored.sha256)
+                refuse_same_bytes(session, project_id, stored.sha256)
             upload = Upload(
                 id=upload_id,
                 project_id=project_id,
@@ -66,7 +67,7 @@ def submit_csv(
                 size_bytes=stored.size_bytes,
                 sha256=stored.sha256,
             )
-            plan = _make_job(session, upload, options)
+            plan = make_job(session, upload, options)
         return Submission(plan.job_id, plan, stored.size_bytes, estimate)
     except BaseException:
         storage.delete(stored.key)
@@ -77,39 +78,34 @@ def _check_head(storage: FileStorage, stored: StoredFile, options: IngestOptions
     """See that the file can be read as asked; gives an estimate of its records."""
     with storage.open(stored.key) as source:
         head = inspect_head(source, delimiter=options.delimiter, encoding=options.encoding)
-    if needs_transcoding(head.encoding):
-        raise InputError(f"files in {head.encoding} cannot be read yet: convert the file to UTF-8")
-    # A mapping that names a missing column is refused now, not by the first worker.
-    RowReader(head.header, row_options(options, file_name=""))
-    return _estimate_records(storage, stored, head)
+        # A mapping that names a missing column is refused now, not by the first worker.
+        RowReader(head.header, row_options(options))
+        source.seek(0)
+        return _estimate_records(source, stored.size_bytes, head)
 
 
-def _estimate_records(storage: FileStorage, stored: StoredFile, head: FileHead) -> int:
-    end = min(stored.size_bytes, head.body_start + _SAMPLE_BYTES)
-    sample = storage.read_range(stored.key, head.body_start, end)
+def _estimate_records(source: BinaryIO, size_bytes: int, head: FileHead) -> int:
+    text = Utf8Reader(source, head.encoding) if needs_transcoding(head.encoding) else source
+    text.read(head.body_start)
+    sample = text.read(_SAMPLE_BYTES)
     # Cut behind a line end: not inside a character, and at worst inside one quoted field.
     sample = sample[: sample.rfind(b"\n") + 1] or sample
     count = 0
     try:
         for count, _ in enumerate(read_chunk(sample, first_line=1, delimiter=head.delimiter), start=1):  # noqa: B007 - the last number is what is wanted
             pass
-    except (InputError, UnicodeDecodeError):
+    except InputError:
         pass  # the sample ends inside a field; the plan will say if it is the file that does
-    return max(1, round(count * (stored.size_bytes - head.body_start) / max(1, len(sample))))
+    return max(1, round(count * size_bytes / source.tell()))
 
 
-def row_options(options: IngestOptions, *, file_name: str) -> RowOptions:
-    """Turn a job's options into those of the row rules."""
-    return RowOptions(
-        record_type=options.record_type,
-        source=f"csv:{file_name}",
-        keywords=options.keywords,
-        mapping=options.mapping,
-    )
+def refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
+    """See that a project has no file of the same bytes yet.
 
-
-def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
-    # Of two submissions at once the second waits here for the first one's commit, and then finds its job.
+    Raises:
+        DuplicateError: it has; names the job.
+    """
+    # Of two at once the second waits here for the first one's commit, and then finds its job.
     key = f"opspipe upload {project_id} {sha256}"
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))
     earlier = session.scalar(
@@ -132,7 +128,8 @@ def _refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
         )
 
 
-def _make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkRef:
+def make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkRef:
+    """Put an upload and the job that loads it on the ledger; gives the chunk to publish."""
     job_id = new_cuid()
     session.add(upload)
     session.add(IngestJob(id=job_id, project_id=upload.project_id, type=options.record_type))

@@ -137,13 +137,16 @@ def test_only_the_owner_and_admins_write_to_a_project(
     session.commit()
     refused = [
         submit(other, project_id, CSV + "31,one story more than there was\n"),
+        other.post(
+            "/api/ingest/api", {"projectId": project_id, "type": "TASK", "url": "https://example.com/a"}
+        ),
         other.post("/api/ingest/cancel", {"jobId": job_id}),
         other.post("/api/ingest/retry", {"jobId": job_id}),
         other.delete(f"/api/ingest/jobs/{job_id}"),
     ]
     assert [(answer.status, answer.body["code"]) for answer in refused] == [
         (403, "INSUFFICIENT_PERMISSIONS")
-    ] * 4
+    ] * 5
     assert other.get(f"/api/ingest/status?jobId={job_id}").body["status"] == "PENDING"
     assert count(session, "uploads") == 1
     assert submit(owner, project_id, CSV + "31,one story more than there was\n").status == 202

@@ -84,7 +84,7 @@ def test_the_database_finds_the_identity_that_the_row_rules_find(
     if len(set(normalized)) < len(normalized):
         return  # a JSON object has no leftmost column
     header = ["content", *row]
-    reader = RowReader(header, RowOptions(kind, "csv:x", mapping={"content": "content"}))
+    reader = RowReader(header, RowOptions(kind, mapping={"content": "content"}))
     record = reader.read_values([TEXT, *(value and value.strip() for value in row.values())])
     assert isinstance(record, Record)
     expected = record.identity and digest("p", record.identity, record.type)

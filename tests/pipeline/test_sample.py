@@ -28,7 +28,7 @@ def load(path: Path, facts: SampleFacts) -> tuple[list[Record], dict[str, int]]:
     with path.open("rb") as source:
         plan = plan_file(source, chunk_rows=10_000, chunk_bytes=10**9, max_record_bytes=10**6)
     assert plan.total_records == facts.record_count
-    reader = RowReader(plan.header, RowOptions(RecordType.TASK, "csv:sample.csv", facts.keywords))
+    reader = RowReader(plan.header, RowOptions(RecordType.TASK, facts.keywords))
     span, known, skipped = plan.chunks[0], {}, Counter[str]()
     for row in read_chunk(
         path.read_bytes()[span.start : span.end], first_line=span.first_line, delimiter=","

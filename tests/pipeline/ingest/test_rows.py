@@ -24,7 +24,7 @@ def read(
     keywords: tuple[str, ...] = (),
     mapping: Mapping[str, str] | None = None,
 ) -> Record | SkipReason:
-    options = RowOptions(record_type=job, source="csv:x.csv", keywords=keywords, mapping=mapping or {})
+    options = RowOptions(record_type=job, keywords=keywords, mapping=mapping or {})
     return RowReader(list(row), options).read(list(row.values()))
 
 
@@ -40,7 +40,7 @@ def record(
 
 
 def test_a_short_row_is_filled_with_null() -> None:
-    made = RowReader(["prompt", "notes", "id"], RowOptions(TASK, "csv:x")).read([TEXT])
+    made = RowReader(["prompt", "notes", "id"], RowOptions(TASK)).read([TEXT])
 
     assert isinstance(made, Record)
     assert orjson.loads(made.metadata_json) == {"prompt": TEXT, "notes": None, "id": None}
@@ -49,7 +49,7 @@ def test_a_short_row_is_filled_with_null() -> None:
 
 @pytest.mark.parametrize("fields", [None, [TEXT, "x", "y"]], ids=["unreadable", "too long"])
 def test_a_malformed_row_is_skipped(fields: list[str] | None) -> None:
-    reader = RowReader(["prompt", "id"], RowOptions(TASK, "csv:x"))
+    reader = RowReader(["prompt", "id"], RowOptions(TASK))
 
     assert reader.read(fields) is SkipReason.MALFORMED
 
@@ -65,7 +65,7 @@ def test_other_unusual_characters_are_kept(value: str) -> None:
 
 
 def test_the_first_reason_counts() -> None:
-    reader = RowReader(["prompt"], RowOptions(TASK, "csv:x", keywords=("zebra",)))
+    reader = RowReader(["prompt"], RowOptions(TASK, keywords=("zebra",)))
 
     assert reader.read(["\0", "x"]) is SkipReason.MALFORMED
     assert reader.read(["\0"]) is SkipReason.INVALID_CHARACTERS
