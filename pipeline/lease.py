@@ -30,8 +30,8 @@ def check_lease() -> None:
         keeper.check()
 
 
-class WhileHeld:
-    """A stream that can be read only while the lease is held: storing it ends when nobody wants it."""
+class LeasedReader:
+    """A stream that is read only as long as the lease is held (see `check_lease`)."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source

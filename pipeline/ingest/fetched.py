@@ -7,7 +7,7 @@ from pipeline.errors import FatalError, TransientError
 from pipeline.fetch import check_url, name_of, open_url
 from pipeline.ids import new_cuid
 from pipeline.ingest.submit import Submission, make_job, refuse_same_bytes
-from pipeline.lease import WhileHeld
+from pipeline.lease import LeasedReader
 from pipeline.ledger import Claim
 from pipeline.settings import get_settings
 from pipeline.storage import get_storage
@@ -63,7 +63,7 @@ def fetch_upload(held: Claim, upload: Upload, options: IngestOptions) -> None:
             allow_private=settings.allow_private_urls,
         ) as source:
             stored = get_storage().put(
-                upload.storage_key, WhileHeld(source), max_bytes=settings.max_upload_bytes
+                upload.storage_key, LeasedReader(source), max_bytes=settings.max_upload_bytes
             )
     except TransientError as error:
         if held.fence >= MAX_FETCHES:

@@ -13,7 +13,7 @@ from pipeline.errors import FatalError, InputError
 from pipeline.ingest.context import LoadContext, find_upload
 from pipeline.ingest.fetched import fetch_upload
 from pipeline.jsonfile import RowLines
-from pipeline.lease import WhileHeld, check_lease
+from pipeline.lease import LeasedReader, check_lease
 from pipeline.ledger import Claim, PlannedChunk
 from pipeline.settings import get_settings
 from pipeline.storage import FileStorage, get_storage
@@ -56,7 +56,7 @@ def _plan_csv(
         if is_foreign:
             source.seek(0)
             key = f"{upload.id}.utf8.csv"
-            storage.put(key, WhileHeld(Utf8Reader(source, encoding)))
+            storage.put(key, LeasedReader(Utf8Reader(source, encoding)))
     with storage.open(key) as source:
         plan = plan_file(
             source,
@@ -92,7 +92,7 @@ def _plan_json(
             chunk_bytes=settings.chunk_bytes,
             max_record_bytes=settings.max_record_bytes,
         )
-        storage.put(key, WhileHeld(lines))
+        storage.put(key, LeasedReader(lines))
     context = LoadContext(
         project_id=upload.project_id,
         source=f"api:{upload.url}",

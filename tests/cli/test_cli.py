@@ -12,6 +12,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from pipeline.servers.embedded import free_port
 
 OPSPIPE = Path(sys.executable).with_name("opspipe")
 Wait = Callable[..., None]
+Site = Any  # the fixture's class is in the conftest
 INTO_P = ("--project", "p", "--type", "task")
 
 
@@ -241,3 +243,35 @@ def test_up_that_was_killed_leaves_no_process_behind(
     up.kill()
     up.communicate()
     wait(lambda: cli.processes() == [], seconds=30, what="the end of every process")
+
+
+def test_rejected_rows_are_written_corrected_and_ingested(cli: Cli, tmp_path: Path) -> None:
+    batch, rejects = tmp_path / "a.csv", tmp_path / "rejects.csv"
+    batch.write_text("id,prompt,note\n1,the first task of all,x\n2,,=x\n")
+    assert "1 saved" in cli.run("ingest", batch, *INTO_P, "--no-embed", "--wait").stdout
+    (job,) = cli.json("jobs")
+    written = cli.run("rejects", str(job["id"])).stdout
+    assert written == "opspipe_line,opspipe_reason,id,prompt,note\n3,Empty Content,2,,'=x\n"
+
+    cli.run("rejects", str(job["id"]), "-o", rejects)
+    rejects.write_text(rejects.read_text().replace("2,,", "2,now it has a content,"))
+    assert "1 saved" in cli.run("ingest", rejects, *INTO_P, "--no-embed", "--wait").stdout
+
+
+def test_a_batch_by_url_is_ingested(cli: Cli, site: Site) -> None:
+    url = site.give("/tasks.json", b'[{"id": 1, "prompt": "the first task of all"}, 5]')
+    cli.environment["OPSPIPE_ALLOW_PRIVATE_URLS"] = "true"
+    done = cli.run("ingest", url, *INTO_P, "--no-embed", "--wait")
+    assert "1 saved" in done.stdout
+    assert "Malformed Row" in done.stdout
+
+    cli.environment["OPSPIPE_ALLOW_PRIVATE_URLS"] = "false"
+    refused = cli.run("ingest", url, *INTO_P, "--no-embed", "--force", "--wait", expect=1)
+    assert "no public address" in refused.stderr
+
+
+def test_a_file_that_is_not_there_is_a_wrong_call_and_submits_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\nthe first task of all\n")
+    done = cli.run("ingest", tmp_path / "a.csv", tmp_path / "b.csv", *INTO_P, expect=2)
+    assert "b.csv" in done.stderr
+    assert cli.json("jobs") == []
