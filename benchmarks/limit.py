@@ -14,7 +14,7 @@ from sqlalchemy import text
 from pipeline import database
 from pipeline.csvfile import plan_file, read_fields
 from pipeline.ids import new_cuids
-from pipeline.ingest.copyrows import COPY_RECORDS, RecordPacker
+from pipeline.ingest.copyrows import COPY_END, COPY_RECORDS, COPY_START, RecordPacker
 from pipeline.ingest.identity import digest_identity
 from pipeline.ingest.rows import Record, RowOptions, RowReader
 from pipeline.servers import endpoints
@@ -63,10 +63,10 @@ def pack_file(file: Path, folder: Path) -> list[Path]:
             identities = b"".join(
                 _IDENTITY_ROW(2, 16, digest, len(cuid)) + cuid.encode() for digest, cuid in claims
             )
-            rows = packer.pack((cuid, record) for cuid, (_, record) in zip(ids, records, strict=True))
+            rows = b"".join(packer.pack(cuid, record) for cuid, (_, record) in zip(ids, records, strict=True))
             block = folder / f"{len(blocks):05}.records"
-            block.write_bytes(packer.START + rows + packer.END)
-            block.with_suffix(".identities").write_bytes(packer.START + identities + packer.END)
+            block.write_bytes(COPY_START + rows + COPY_END)
+            block.with_suffix(".identities").write_bytes(COPY_START + identities + COPY_END)
             blocks.append(block)
     return blocks
 

@@ -5,7 +5,6 @@ creators when they first come. The format: https://www.postgresql.org/docs/curre
 """
 
 import struct
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -20,6 +19,10 @@ _COLUMNS = (
 COPY_RECORDS = "COPY data_records ({}) FROM STDIN (FORMAT binary)".format(
     ", ".join(f'"{name}"' for name in _COLUMNS)
 )
+
+# What comes before the first and behind the last row.
+COPY_START = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_END = b"\xff\xff"
 
 _LENGTH = struct.Struct(">i").pack
 _NULL = _LENGTH(-1)
@@ -44,10 +47,6 @@ class RecordPacker:
         loaded_at: the job's time of loading, UTC without zone: for records that name no time of their own.
     """
 
-    # What comes before the first and behind the last row.
-    START = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-    END = b"\xff\xff"
-
     def __init__(self, *, project_id: str, job_id: str, source: str, loaded_at: datetime) -> None:
         project = _pack_text(project_id)
         self._project_and_type = {kind: project + _pack_text(kind) for kind in RecordType}
@@ -57,14 +56,12 @@ class RecordPacker:
         self._job = _pack_text(job_id)
         self._loaded_at = _pack_time(loaded_at)
 
-    def pack(self, records: Iterable[tuple[str, Record]]) -> bytes:
-        """Give the rows of some records, each with its id."""
-        parts: list[bytes] = []
-        pack_creator, loaded_at = _pack_creator, self._loaded_at
-        for record_id, record in records:
-            kind, category, text, metadata_json, _, by_id, by_name, by_email, created_at, updated_at = record
-            content = text.encode()
-            parts += (
+    def pack(self, record_id: str, record: Record) -> bytes:
+        """Give the row of a record."""
+        kind, category, text, metadata_json, _, by_id, by_name, by_email, created_at, updated_at = record
+        content = text.encode()
+        return b"".join(
+            (
                 _ROW_START,
                 record_id.encode(),
                 self._project_and_type[kind],
@@ -73,12 +70,12 @@ class RecordPacker:
                 content,
                 _JSONB_START(1 + len(metadata_json), _JSONB_VERSION),
                 metadata_json,
-                pack_creator(by_id, by_name, by_email),
+                _pack_creator(by_id, by_name, by_email),
                 self._job,
-                _pack_time(created_at) if created_at else loaded_at,
-                _pack_time(updated_at) if updated_at else loaded_at,
+                _pack_time(created_at) if created_at else self._loaded_at,
+                _pack_time(updated_at) if updated_at else self._loaded_at,
             )
-        return b"".join(parts)
+        )
 
 
 def _pack_text(text: str | None) -> bytes:

@@ -11,19 +11,17 @@ from pipeline.database import driver_connection, transaction
 from pipeline.errors import FatalError
 from pipeline.ids import new_cuids
 from pipeline.ingest.context import LoadContext
-from pipeline.ingest.copyrows import COPY_RECORDS, RecordPacker
+from pipeline.ingest.copyrows import COPY_END, COPY_RECORDS, COPY_START, RecordPacker
 from pipeline.ingest.identity import DIGEST_BYTES, digest_identity
 from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.records import read_records
-from pipeline.ingest.rows import Record
 from pipeline.ledger import ChunkResult, Claim
 from pipeline.removal import wait_for_identities
 from pipeline.storage import get_storage
 from schemas.enums import SkipReason
 from schemas.options import IngestOptions
 
-# Records go to the server in blocks of this many: it works on one while the next is packed, and a block of
-# about 100 KB is neither split by the driver nor larger than the processor's cache.
+# Records go to the driver in blocks of this many: one of about 100 KB it does not split again.
 _BLOCK_RECORDS = 50
 
 # Digests and ids go as arrays in text, and digests come back as one string of bytes: with thousands of them a
@@ -50,12 +48,15 @@ _SAY_LOADING = text("SELECT set_config('opspipe.loading', 'on', true)")
 
 
 class Candidate(NamedTuple):
-    """A record that is to be stored, unless its identity is taken; `place` is its row's within the chunk."""
+    """A record that is to be stored, packed for COPY, unless its identity is taken.
+
+    `place` is that of the row within the chunk.
+    """
 
     place: int
     id: str
-    record: Record
     digest: bytes | None
+    packed: bytes
 
 
 def load_chunk(held: Claim) -> None:
@@ -74,7 +75,7 @@ def load_chunk(held: Claim) -> None:
         wait_for_identities(session, context.project_id, (candidate.digest for candidate in candidates))
         taken = _ask_digests(session, _FIND_CLAIMED, candidates)
         kept = _skip_duplicates(candidates, outcomes, taken)
-        _copy(session, held, context, kept)
+        _copy(session, kept)
         # Not before the copying: others with the same identity wait from here to the transaction's end.
         lost = _claim(session, kept)
         kept = _skip_duplicates(kept, outcomes, lost)
@@ -87,6 +88,12 @@ def load_chunk(held: Claim) -> None:
 
 def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Candidate], Outcomes]:
     options = IngestOptions.model_validate(held.options)
+    packer = RecordPacker(
+        project_id=context.project_id,
+        job_id=held.ref.job_id,
+        source=context.source,
+        loaded_at=context.loaded_at,
+    )
     outcomes, digests = Outcomes(held.record_count), set[bytes]()
     candidates: list[Candidate] = []
     ids, place = new_cuids(held.record_count), -1
@@ -103,7 +110,8 @@ def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Can
                 outcomes.skip(place, SkipReason.DUPLICATE_ID)
                 continue
             digests.add(digest)
-        candidates.append(Candidate(place, ids[place], record, digest))
+        # Packed at once: a record of Python objects is not looked at again thousands of rows later.
+        candidates.append(Candidate(place, ids[place], digest, packer.pack(ids[place], record)))
     if place + 1 != held.record_count:
         raise FatalError(
             f"{held.ref} does not hold the {held.record_count} rows that it was planned with: "
@@ -124,21 +132,15 @@ def _skip_duplicates(
     return [candidate for candidate in candidates if candidate.digest not in taken]
 
 
-def _copy(session: Session, held: Claim, context: LoadContext, records: Sequence[Candidate]) -> None:
+def _copy(session: Session, records: Sequence[Candidate]) -> None:
     if not records:
         return
-    packer = RecordPacker(
-        project_id=context.project_id,
-        job_id=held.ref.job_id,
-        source=context.source,
-        loaded_at=context.loaded_at,
-    )
     session.execute(_SAY_LOADING)
     with driver_connection(session).cursor() as cursor, cursor.copy(COPY_RECORDS) as copy:
-        copy.write(packer.START)
+        copy.write(COPY_START)
         for start in range(0, len(records), _BLOCK_RECORDS):
-            copy.write(packer.pack((c.id, c.record) for c in records[start : start + _BLOCK_RECORDS]))
-        copy.write(packer.END)
+            copy.write(b"".join([record.packed for record in records[start : start + _BLOCK_RECORDS]]))
+        copy.write(COPY_END)
 
 
 def _claim(session: Session, stored: Sequence[Candidate]) -> set[bytes]:
