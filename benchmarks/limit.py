@@ -87,7 +87,9 @@ def copy_blocks(blocks: Sequence[Path], *, connections: int) -> float:
         copier.stdout.readline()  # it has read its blocks and is connected
     start = time.perf_counter()
     for copier in copiers:
-        copier.communicate(b"go\n")
+        copier.stdin.close()  # what they wait for
+    for copier in copiers:
+        copier.wait()
     seconds = time.perf_counter() - start
     if any(copier.returncode for copier in copiers):
         raise SystemExit("a connection of the limit failed")
@@ -98,7 +100,7 @@ def _copy(url: str, *files: str) -> None:
     blocks = [(Path(file).with_suffix(".identities").read_bytes(), Path(file).read_bytes()) for file in files]
     with psycopg.connect(url) as connection:
         print("ready", flush=True)
-        sys.stdin.readline()
+        sys.stdin.read()
         for identities, records in blocks:
             with connection.transaction(), connection.cursor() as cursor:
                 cursor.execute("SELECT set_config('opspipe.loading', 'on', true)")

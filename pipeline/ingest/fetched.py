@@ -4,7 +4,7 @@ from sqlalchemy import update
 
 from pipeline.database import transaction
 from pipeline.errors import FatalError, TransientError
-from pipeline.fetch import check_url, name_of, open_url
+from pipeline.fetch import check_url, open_url, safe_name
 from pipeline.ids import new_cuid
 from pipeline.ingest.submit import Submission, make_job, refuse_same_bytes
 from pipeline.lease import LeasedReader
@@ -36,7 +36,7 @@ def submit_url(project_id: str, url: str, *, options: IngestOptions, force: bool
     upload = Upload(
         id=upload_id,
         project_id=project_id,
-        file_name=name_of(url),
+        file_name=safe_name(url),
         storage_key=f"{upload_id}.json",
         format=UploadFormat.JSON_LINES,
         url=url,

@@ -18,6 +18,8 @@ BLOCK_BYTES = 256 * 1024
 _FAULTS = (ValueError, RecursionError)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SHOWN_CHARACTERS = 40
+# Longer than any literal or escape of JSON: one that the end of a block cuts off begins this near to it.
+_LONGEST_WORD = 16
 
 
 class NumberText(str):
@@ -34,11 +36,26 @@ class Element(NamedTuple):
     is_json: bool = True
 
 
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+class _Decoder:
+    """The standard library's decoder, that keeps numbers as they are written and refuses what is no JSON."""
 
+    def __init__(self) -> None:
+        # NaN and the infinities, which the decoder would read although JSON has none.
+        self._constants: list[str] = []
+        self._decoder = json.JSONDecoder(
+            parse_int=NumberText, parse_float=NumberText, parse_constant=self._constants.append
+        )
 
-_DECODER = json.JSONDecoder(parse_int=NumberText, parse_float=NumberText, parse_constant=_refuse_constant)
+    def decode(self, text: str, place: int = 0) -> tuple[object, int, bool]:
+        """Read the value that starts at `place`; gives it, where it ends, and whether it is JSON.
+
+        Raises:
+            ValueError: there is no value, or no end of it.
+            RecursionError: it is nested more deeply than can be followed.
+        """
+        self._constants.clear()
+        value, end = self._decoder.raw_decode(text, place)
+        return value, end, not self._constants
 
 
 def read_elements(source: Readable, *, max_record_bytes: int) -> Iterator[Element]:
@@ -70,22 +87,32 @@ def read_elements(source: Readable, *, max_record_bytes: int) -> Iterator[Elemen
 
 def _is_whole(line: str) -> bool:
     """Tell whether a first line is all of its object, so that the batch has an object a line."""
+    line = line.rstrip()
     try:
-        _, end = _DECODER.raw_decode(line)
-    except _FAULTS:
-        # Neither a whole object nor the beginning of one over several lines: a faulty line of JSON Lines.
-        return line.rstrip().endswith("}")
-    return not line[end:].strip()
+        _, end, _ = _Decoder().decode(line)
+    except json.JSONDecodeError as error:
+        # The beginning of an object over several lines has its fault at its end, where it goes on.
+        return line.endswith("}") and error.pos < len(line)
+    except RecursionError:
+        return line.endswith("}")
+    return end == len(line)
 
 
 def _read_lines(text: "_Text") -> Iterator[Element]:
+    decoder = _Decoder()
     while line := text.take_line():
         number = text.line - 1 if line.endswith("\n") else text.line
-        if content := line.strip():
-            try:
-                yield Element(number, _DECODER.decode(content))
-            except _FAULTS:
-                yield Element(number, content, is_json=False)
+        content = line.strip()
+        if not content:
+            continue
+        try:
+            value, end, is_json = decoder.decode(content)
+        except _FAULTS:
+            is_json = False
+        if is_json and end == len(content):
+            yield Element(number, value)
+        else:
+            yield Element(number, content, is_json=False)
 
 
 def _read_documents(text: "_Text") -> Iterator[Element]:
@@ -121,6 +148,7 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._held, self._place, self._is_ended = "", 0, False
         self._read_bytes = 0
+        self._values = _Decoder()
         self.line = 1
 
     def next(self) -> str:
@@ -163,18 +191,24 @@ class _Text:
         """Take one value, which stands here."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._held, self._place)
+                value, end, is_json = self._values.decode(self._held, self._place)
             except _FAULTS as error:
-                if not self._may_read():
+                if not self._may_be_cut_off(error):
                     raise self._broken(error) from None
             else:
                 # A number may go on in what was not read yet.
                 if end < len(self._held) or not self._may_read():
                     break
             self._read_more()
-        element = Element(self.line, value)
+        element = Element(self.line, value if is_json else self._held[self._place : end], is_json)
         self.skip(end - self._place)
         return element
+
+    def _may_be_cut_off(self, error: Exception) -> bool:
+        """Tell whether the value may be whole once more was read: its fault is at the end of what is held."""
+        if not self._may_read() or not isinstance(error, json.JSONDecodeError):
+            return False
+        return len(self._held) - error.pos < _LONGEST_WORD or error.msg.startswith("Unterminated string")
 
     def error(self, problem: str) -> InputError:
         """Make the error of a batch that is broken here."""
@@ -202,11 +236,12 @@ class _Text:
         self._held, self._place = self._held[self._place :] + text, 0
 
     def _broken(self, error: Exception) -> InputError:
-        if not self._is_ended:
+        if not isinstance(error, json.JSONDecodeError):
+            return self.error("it is nested too deeply")
+        if not self._is_ended and not self._may_read():
             return self._too_large()
-        if isinstance(error, json.JSONDecodeError):
-            self.skip(error.pos - self._place)
-        return self.error(getattr(error, "msg", str(error)))
+        self.skip(error.pos - self._place)
+        return self.error(error.msg)
 
     def _too_large(self) -> InputError:
         return InputError(

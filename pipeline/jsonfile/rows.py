@@ -70,7 +70,11 @@ class RowLines:
         return block
 
     def _add(self, element: Element) -> None:
-        line = _pack(_make_row(element))
+        try:
+            row = _make_row(element)
+        except RecursionError:
+            row = JsonRow(element.line, (VALUE,), ["it is nested too deeply"], fault=SkipReason.MALFORMED)
+        line = _pack(row)
         is_full = self._count == self._chunk_rows or self._end + len(line) - self._start > self._chunk_bytes
         if self._count and is_full:
             self._chunks = [*self.chunks]

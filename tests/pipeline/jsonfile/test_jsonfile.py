@@ -147,6 +147,25 @@ def test_an_element_of_an_array_that_is_no_object_is_a_malformed_row() -> None:
     assert [row.fault for row in read('[{"a": "1"}, 5, null]')] == [None, *[SkipReason.MALFORMED] * 2]
 
 
+def test_a_constant_that_json_has_not_is_a_fault_of_its_element() -> None:
+    rows = read('[{"a": "1"}, {"a": NaN}, {"a": [-Infinity]}, {"a": "2"}]')
+
+    assert [row.fault for row in rows] == [None, SkipReason.MALFORMED, SkipReason.MALFORMED, None]
+    assert rows[1].values == ['{"a": NaN}']
+
+
+def test_an_object_over_lines_whose_first_one_ends_with_a_bracket_is_one() -> None:
+    assert [row.values for row in read('{"a": {"x": 1}\n}')] == [['{"x":1}']]
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{}\n{{}}"])
+def test_what_is_nested_too_deeply_is_a_malformed_row(form: str) -> None:
+    deep = '{"a": ' + "[" * 900 + "]" * 900 + "}"
+
+    assert read(form.format(deep))[0].fault in {SkipReason.MALFORMED, None}
+    assert len(read(f'{{"a": "1"}}\n{{"a": {"[" * 100_000}{"]" * 100_000}}}\n')) == 2
+
+
 def test_half_a_surrogate_pair_comes_through() -> None:
     (row,) = read('{"a": "\\ud83d"}')
 
@@ -178,7 +197,9 @@ def test_a_batch_without_an_element_is_refused(text: str) -> None:
         ('[{"a": 1},]', "Expecting value"),
         ('{"a":\n 1', "line 2"),
         (b'[{"a": "\xff"}]', "0xFF near offset 8"),
-        ("[" * 100_000, "nested|broken|recursion"),
+        ("[" * 100_000, "nested too deeply"),
+        ('[{"a": 1}, {"b": tru}]', "line 1, at 'tru"),
+        ('[{"a": 1}, {"b": tru}' + ', {"a": 1}' * 100_000, "line 1, at 'tru"),
     ],
 )
 def test_a_broken_batch_is_refused_and_says_where(text: str | bytes, told: str) -> None:
