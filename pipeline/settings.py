@@ -41,11 +41,11 @@ class Settings(BaseSettings):
     allow_private_urls: bool = False
     fetch_seconds: int = Field(default=1800, ge=1)
 
-    # Rows a load chunk: a quarter of a second of work. With more of them a row costs more, because they leave
-    # the processor's caches; with less, what a chunk itself costs is felt.
-    chunk_rows: int = Field(default=5_000, ge=1)
+    # Rows a load chunk, most of a second of work. With 5,000 what a chunk itself costs is felt (a tenth of a
+    # load), with more the memory of a worker, which is bounded by a chunk.
+    chunk_rows: int = Field(default=20_000, ge=1)
     # A chunk ends earlier where rows are large, so that memory stays bounded.
-    chunk_bytes: int = Field(default=8 * 1024**2, ge=1)
+    chunk_bytes: int = Field(default=32 * 1024**2, ge=1)
     max_record_bytes: int = Field(default=4 * 1024**2, ge=1)
     # Records a vectorize or analyze chunk: a fraction of a second of work for the local model.
     embed_batch: int = Field(default=64, ge=1)
