@@ -112,9 +112,16 @@ class Workers:
         def received(event: dict[str, Any]) -> None:
             names[event["uuid"]] = event["name"]
 
+        starts: dict[str, float] = {}
+
         def turned(event: dict[str, Any]) -> None:
-            if names.get(event["uuid"]) == "ingest.load_chunk":
-                self._turns.append((event["timestamp"], 1 if event["type"] == "task-started" else -1))
+            if names.get(event["uuid"]) != "ingest.load_chunk":
+                return
+            if event["type"] == "task-started":
+                starts[event["uuid"]] = event["timestamp"]
+            elif (start := starts.pop(event["uuid"], None)) is not None:
+                # Both or none of them: events may be lost, and then the time counts as idle.
+                self._turns += [(start, 1), (event["timestamp"], -1)]
 
         handlers = {"task-received": received, "task-started": turned, "task-succeeded": turned}
         with app.connection_for_read() as connection:
