@@ -23,6 +23,7 @@ _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _SHOWN_COLUMNS = 4
 # What a record has where the file has no column for it.
 _ELSE = {
+    "content": "- (the longest value of the row, if it has more than 10 characters)",
     "type": "- (the job's type)",
     "rating": "- (no category)",
     "id": "- (no row is a duplicate of another)",

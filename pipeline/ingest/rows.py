@@ -150,7 +150,7 @@ class RowReader:
         columns = self._columns
         found = columns.by_type[kind]
         targets = {
-            "content": found.content or columns.texts,
+            "content": found.content,
             "type": columns.type_words,
             "rating": columns.rating,
             "id": found.identity,

@@ -57,3 +57,9 @@ def test_a_mapping_to_no_column_is_an_error(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "answer" in done.stderr
+
+
+def test_a_file_without_a_content_column_says_what_stands_in_for_it(tmp_path: Path) -> None:
+    done = check(tmp_path, content="id,remark\n1,A remark that is long enough\n")
+
+    assert "the longest value of the row" in done.stdout
