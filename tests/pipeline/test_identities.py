@@ -1,6 +1,7 @@
 """Identities: claimed by loads and by records of other clients, whoever comes first, at any time."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -207,6 +208,15 @@ def test_a_deadlock_is_retried_unseen(
     session: Session, project: ProjectRef, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.runner._delay", lambda _attempt: 0.0)
+    claim = load._claim
+
+    def claim_patiently(opened: Session, *arguments: Any) -> set[bytes]:  # noqa: ANN401 - handed on as they are
+        # PostgreSQL ends whoever finds the deadlock: it is to be the load, after the other has come into it.
+        opened.execute(text("SET LOCAL deadlock_timeout = '4s'"))
+        return claim(opened, *arguments)
+
+    monkeypatch.setattr(load, "_claim", claim_patiently)
+    session.execute(text("SET LOCAL deadlock_timeout = '60s'"))
     first, second = sorted(("t1", "t2"), key=lambda name: digest(project.id, name))
     job = submit(batch("t1", "t2"))
     (chunk,) = run_chunk(job.plan)
@@ -228,10 +238,12 @@ def test_a_deadlock_is_retried_unseen(
 def wait_for_lock() -> None:
     """Wait until somebody waits for another transaction's end."""
     question = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    for _ in range(1000):
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline:
         with get_engine().connect() as connection:
             if connection.scalar(text(question)):
                 return
+        time.sleep(0.01)
     pytest.fail("nobody waits for a lock")
 
 
