@@ -43,7 +43,7 @@ def workers(settings: Settings, logs: Path) -> list[Service]:
     cores = os.cpu_count() or 1
     return [
         worker("ingest", "ingest", concurrency=cores, logs=logs),
-        worker("ai", "vectorize,analyze", concurrency=settings.ai_concurrency or cores, logs=logs),
+        worker("ai", "vectorize,analyze", concurrency=settings.ai_processes or 2 * cores, logs=logs),
         worker("schedule", "schedule", concurrency=1, logs=logs, pool="solo"),
         Service(
             name="beat",

@@ -49,9 +49,14 @@ class Settings(BaseSettings):
     max_record_bytes: int = Field(default=4 * 1024**2, ge=1)
     # Records a vectorize or analyze chunk: a fraction of a second of work for the local model.
     embed_batch: int = Field(default=64, ge=1)
-    ai_concurrency: int = Field(
-        default=0, ge=0, description="worker processes of the AI stages; 0: one a core"
-    )
+    # Calls under way at a time on an AI server from this machine, all its processes taken together.
+    ai_concurrency: int = Field(default=8, ge=1)
+    # Worker processes of the AI stages; 0: two a core, so that some write while others call.
+    ai_processes: int = Field(default=0, ge=0)
+    # How long an AI server may fail every call before its jobs give up.
+    ai_patience: int = Field(default=1800, ge=1)
+    # The longest that one call of an AI server may take.
+    ai_call_seconds: int = Field(default=300, ge=1)
     # How long a dead worker's chunk waits; a living one renews its lease three times in this time.
     lease_seconds: int = Field(default=15, ge=1)
     # Chunks of one job that are on the queue at a time, so that a large job does not hold up a small one.

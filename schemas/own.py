@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     LargeBinary,
+    SmallInteger,
     String,
     Text,
     UniqueConstraint,
@@ -67,6 +68,8 @@ class WorkJob(Base):
     upload_id: Mapped[Cuid | None] = mapped_column(ForeignKey("uploads.id", ondelete="SET NULL"), index=True)
     follows_job_id: Mapped[Cuid | None] = mapped_column(ForeignKey("work_jobs.job_id", ondelete="SET NULL"))
     options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
+    # Why the job is to fail as soon as the chunks that are being worked on have kept what they have.
+    stopping: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[CreatedMoment]
 
 
@@ -209,6 +212,83 @@ class Alignment(Base):
     output_tokens: Mapped[int | None]
     cost_usd: Mapped[float | None] = mapped_column(Float(53))
     job_id: Mapped[Cuid | None]
+    created_at: Mapped[CreatedMoment]
+
+
+class EmbeddingSpace(Base):
+    """What the embeddings of a project are comparable by: one model, one number of dimensions."""
+
+    __tablename__ = "embedding_spaces"
+
+    project_id: Mapped[Cuid] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(String)
+    # Null until the first embedding is stored.
+    dimensions: Mapped[int | None]
+    created_at: Mapped[CreatedMoment]
+
+
+class RecordEmbedding(Base):
+    """Which model made a record's embedding, and of which text: a digest of both finds equal texts again.
+
+    No foreign key: it would be checked once per embedding. A row whose record is gone or has another text by
+    now is found by nobody, and upkeep removes it.
+    """
+
+    __tablename__ = "record_embeddings"
+
+    # The first 16 bytes of a SHA-256 over model and text (see `pipeline.embeddings`).
+    digest: Mapped[UUID] = mapped_column(primary_key=True)
+    record_id: Mapped[Cuid] = mapped_column(primary_key=True)
+    # More than 1 where the text was longer than the model takes and was embedded in so many pieces.
+    pieces: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+
+
+class AiServer(Base):
+    """How an AI server does, as all workers see it: whether to wait, how long it has been failing."""
+
+    __tablename__ = "ai_servers"
+
+    url: Mapped[str] = mapped_column(String, primary_key=True)
+    # Nobody calls it before this time.
+    paused_until: Mapped[Moment | None]
+    # When the first call failed after the last that succeeded; null while it answers.
+    failing_since: Mapped[Moment | None]
+    failures: Mapped[int] = mapped_column(server_default=_ZERO)
+    # How many calls at a time it was found to take; null where it never refused one for that.
+    slots: Mapped[int | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    updated_at: Mapped[CreatedMoment]
+
+
+class AiUsage(Base):
+    """What a job's calls of a model have used so far, also those whose results were not kept."""
+
+    __tablename__ = "ai_usage"
+
+    job_id: Mapped[Cuid] = mapped_column(ForeignKey("work_jobs.job_id", ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String, primary_key=True)
+    model: Mapped[str] = mapped_column(String, primary_key=True)
+    call_count: Mapped[int] = mapped_column(BigInteger, server_default=_ZERO)
+    input_tokens: Mapped[int] = mapped_column(BigInteger, server_default=_ZERO)
+    output_tokens: Mapped[int] = mapped_column(BigInteger, server_default=_ZERO)
+    cost_usd: Mapped[float] = mapped_column(Float(53), server_default=_ZERO)
+
+
+class SimilarityFlag(Base):
+    """Two TASKs of one creator that are nearly the same: the later one, and the one that was there before."""
+
+    __tablename__ = "similarity_flags"
+    __table_args__ = (Index("idx_similarity_flags_similar", "similar_id"),)
+
+    record_id: Mapped[Cuid] = mapped_column(
+        ForeignKey("data_records.id", ondelete="CASCADE"), primary_key=True
+    )
+    similar_id: Mapped[Cuid] = mapped_column(
+        ForeignKey("data_records.id", ondelete="CASCADE"), primary_key=True
+    )
+    # Cosine, -1 to 1.
+    similarity: Mapped[float] = mapped_column(Float(53))
+    model: Mapped[str] = mapped_column(String)
     created_at: Mapped[CreatedMoment]
 
 

@@ -19,6 +19,9 @@ USER_ROLE = Enum(UserRole, name="UserRole")
 RECORD_TYPE = Enum(RecordType, name="RecordType")
 RECORD_CATEGORY = Enum(RecordCategory, name="RecordCategory")
 
+# Whose ratings are a language model's (contract.md, section 6).
+LLM_USER_ID = "00000000-0000-0000-0000-000000000000"
+
 _ZERO = text("0")
 _FALSE = text("false")
 
@@ -185,6 +188,14 @@ class LikertScore(Base):
         Index("idx_likert_record", "recordId"),
         Index("idx_likert_user", "userId"),
         Index("idx_likert_model", "llmModel"),
+        # Not of the reference: a model rates a record once, whoever asks at the same time.
+        Index(
+            "likert_scores_one_per_model",
+            "recordId",
+            "llmModel",
+            unique=True,
+            postgresql_where=text(f"\"userId\" = '{LLM_USER_ID}'"),
+        ),
     )
 
     id: Mapped[Cuid] = mapped_column(primary_key=True)
