@@ -5,6 +5,7 @@ status are committed together.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -50,7 +51,7 @@ def finish_plan(
     elif stage is Stage.ANALYZE:
         session.execute(update(AnalyticsJob).where(AnalyticsJob.id == job_id).values(total_records=total))
     if count == 0:
-        _end_stage(session, held, StageTally(True, 0, 0, 0, 0))
+        _end_stage(session, held, StageTally(True, 0, 0, 0, 0, 0))
 
 
 def finish_chunk(session: Session, held: Claim, result: ChunkResult) -> None:
@@ -64,6 +65,55 @@ def finish_chunk(session: Session, held: Claim, result: ChunkResult) -> None:
     _count(session, held, result)
     if tally.is_over:
         _end_stage(session, held, tally)
+    else:
+        fail_if_stopped(session, held.kind, held.ref.job_id)
+
+
+def finish_part(
+    session: Session, held: Claim, result: ChunkResult, *, settled_ids: Sequence[str], open_ids: Sequence[str]
+) -> Claim:
+    """Settle some records of a chunk whose work was interrupted, so that nothing is paid for twice.
+
+    The settled part becomes a chunk of its own, ended; the held one keeps the rest. The job's row must be
+    locked (`lock_running`).
+
+    Returns:
+        The claim on the rest, which is still held.
+
+    Raises:
+        LeaseLostError: as in `finish_chunk`.
+    """
+    rest = ledger.split_off(session, held, result, settled_ids=settled_ids, open_ids=open_ids)
+    _count(session, held, result)
+    return rest
+
+
+def give_back(session: Session, held: Claim, *, delay: float, error: str, is_counted: bool) -> None:
+    """Let a chunk be tried again after `delay` seconds (see `ledger.release`)."""
+    # The job's row before the chunk's: the one order of locks.
+    if lock_job(session, held.kind, held.ref.job_id) is not None:
+        ledger.release(session, held, delay=delay, error=error, is_counted=is_counted)
+        fail_if_stopped(session, held.kind, held.ref.job_id)
+
+
+def stop_job(session: Session, held: Claim, reason: str) -> None:
+    """Fail the job that a chunk belongs to, once what is being worked on has been kept.
+
+    No further chunk begins. Whoever ends the last one, or the sweeper where it died, fails the job.
+    """
+    job_id = held.ref.job_id
+    if lock_job(session, held.kind, job_id) not in UNFINISHED:
+        return
+    ledger.begin_stop(session, job_id, reason)
+    ledger.release(session, held, delay=0.0, error=reason, is_counted=False)
+    fail_if_stopped(session, held.kind, job_id)
+
+
+def fail_if_stopped(session: Session, kind: JobKind, job_id: str) -> None:
+    """End a stopping job as FAILED if this was the last of its chunks that anybody worked on."""
+    reason = ledger.stop_reason(session, job_id)
+    if reason is not None:
+        fail_job(session, kind, job_id, reason)
 
 
 def fail_chunk(session: Session, held: Claim, error: str) -> None:
@@ -81,6 +131,8 @@ def fail_chunk(session: Session, held: Claim, error: str) -> None:
     _count(session, held, ChunkResult(done=0, failed=held.record_count))
     if tally.is_over:
         _end_stage(session, held, tally)
+    else:
+        fail_if_stopped(session, held.kind, held.ref.job_id)
 
 
 def fail_job(session: Session, kind: JobKind, job_id: str, error: str) -> bool:

@@ -71,7 +71,7 @@ def _work(held: Claim) -> None:
     except FatalError as error:
         log.error("job %s fails: %s", held.ref.job_id, error)  # noqa: TRY400 - it says all; no traceback
         with transaction() as session:
-            flow.fail_job(session, held.kind, held.ref.job_id, str(error))
+            flow.stop_job(session, held, str(error))
     except PermanentError as error:
         _give_up(held, str(error))
     except Exception as error:  # an error nobody foresaw: kept with the chunk, tried again, then given up
@@ -86,7 +86,7 @@ def _give_back(held: Claim, error: TransientError) -> None:
     )
     log.warning("%s is given back for %.1f s: %s", held.ref, delay, error)
     with transaction() as session:
-        ledger.release(session, held, delay=delay, error=str(error), is_counted=False)
+        flow.give_back(session, held, delay=delay, error=str(error), is_counted=False)
 
 
 def _after_unexpected(held: Claim, reason: str) -> None:
@@ -94,7 +94,7 @@ def _after_unexpected(held: Claim, reason: str) -> None:
         _give_up(held, f"{reason} (after {held.attempts} attempts)")
         return
     with transaction() as session:
-        ledger.release(session, held, delay=_delay(held.attempts), error=reason, is_counted=True)
+        flow.give_back(session, held, delay=_delay(held.attempts), error=reason, is_counted=True)
 
 
 def _give_up(held: Claim, reason: str) -> None:

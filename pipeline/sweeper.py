@@ -15,6 +15,7 @@ from pipeline.analyze import start_due_analyses
 from pipeline.database import transaction
 from pipeline.ledger import MAX_ATTEMPTS, ChunkRef, Claim, LeaseLostError
 from pipeline.settings import get_settings
+from pipeline.states import UNFINISHED, lock_job
 from schemas.enums import ChunkState, JobKind, Stage
 from schemas.own import WorkChunk, WorkJob, WorkStage
 
@@ -27,6 +28,7 @@ _BATCH = 200
 def sweep() -> list[ChunkRef]:
     """Give up what was tried too often, and collect every chunk that is to be published (again)."""
     give_up_exhausted()
+    fail_stopped()
     with transaction() as session:
         start_due_analyses(session)
         refs = _lost(session)
@@ -48,6 +50,17 @@ def give_up_exhausted() -> int:
         except LeaseLostError:
             continue  # stopped or taken up since the question
     return len(exhausted)
+
+
+def fail_stopped() -> None:
+    """End the stopping jobs whose last worker died before it could."""
+    with transaction() as session:
+        stopping = session.scalars(select(WorkJob).where(WorkJob.stopping.is_not(None)).limit(_BATCH)).all()
+        jobs = [(JobKind.INGEST if job.ingest_job_id else JobKind.ANALYTICS, job.job_id) for job in stopping]
+    for kind, job_id in jobs:
+        with transaction() as session:
+            if lock_job(session, kind, job_id) in UNFINISHED:
+                flow.fail_if_stopped(session, kind, job_id)
 
 
 def _exhausted(session: Session) -> list[Claim]:

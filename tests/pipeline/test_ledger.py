@@ -1,14 +1,17 @@
 """The ledger: claims, fences, completions, and what a second of anything does."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pipeline import ledger
+from pipeline import flow, ledger
 from pipeline.ingest.submit import Submission
+from pipeline.jobs import retry_job, view_job
 from pipeline.ledger import ChunkRef, ChunkResult, Claim, LeaseLostError, PlannedChunk
+from pipeline.sweeper import sweep
 from schemas.enums import Stage
 
 CSV = "prompt\n" + "".join(f"write the story number {number}\n" for number in range(3))
@@ -116,3 +119,72 @@ def test_chunks_are_published_in_order_and_once(session: Session, plan: ChunkRef
     numbers += [ref.number for ref in ledger.take_unpublished(session, plan.job_id, 3)]
     assert numbers == [1, 2, 3, 4, 5]
     assert ledger.take_unpublished(session, plan.job_id, 3) == []
+
+
+def _planned(session: Session, plan: ChunkRef, *counts: int) -> None:
+    held = _claim(session, plan)
+    flow.finish_plan(session, held, [PlannedChunk({"ids": []}, count) for count in counts])
+    session.commit()
+
+
+def test_a_part_of_a_chunk_is_settled_and_the_rest_stays_held(session: Session, plan: ChunkRef) -> None:
+    _planned(session, plan, 3)
+    held = _claim(session, ChunkRef(plan.job_id, plan.stage, 1))
+    rest = ledger.split_off(
+        session, held, ChunkResult(done=1, failed=1), settled_ids=["a", "b"], open_ids=["c"]
+    )
+    session.commit()
+    part = _chunk(session, ChunkRef(plan.job_id, plan.stage, 2))
+    assert (part["state"], part["done_count"], part["failed_count"]) == ("DONE", 1, 1)
+    assert part["span"] == {"ids": ["a", "b"]}
+    assert (rest.span, rest.record_count) == ({"ids": ["c"]}, 1)
+    tally = ledger.complete(session, rest, ChunkResult(done=1))
+    assert (tally.is_over, tally.done_count, tally.failed_count, tally.total_count) == (True, 2, 1, 3)
+
+
+def test_a_part_is_not_settled_by_who_lost_the_lease(session: Session, plan: ChunkRef) -> None:
+    _planned(session, plan, 2)
+    chunk = ChunkRef(plan.job_id, plan.stage, 1)
+    late = _claim(session, chunk, lease_seconds=-1)
+    _claim(session, chunk)
+    with pytest.raises(LeaseLostError):
+        ledger.split_off(session, late, ChunkResult(done=1), settled_ids=["a"], open_ids=["b"])
+
+
+def test_a_stopping_job_begins_nothing_and_fails_when_the_last_chunk_ends(
+    session: Session, plan: ChunkRef
+) -> None:
+    _planned(session, plan, 1, 1, 1, 1)
+    first, second, third = (_claim(session, ChunkRef(plan.job_id, plan.stage, n)) for n in (1, 2, 3))
+    flow.stop_job(session, first, "the key is refused")
+    session.commit()
+    assert ledger.claim(session, ChunkRef(plan.job_id, plan.stage, 4), worker="w", lease_seconds=9) is None
+    flow.finish_chunk(session, second, ChunkResult(done=1))
+    session.commit()
+    assert view_job(session, plan.job_id).status == "PROCESSING"
+    # Given back while the job stops: nobody is to take it up.
+    flow.give_back(session, third, delay=0, error="busy", is_counted=False)
+    session.commit()
+    view = view_job(session, plan.job_id)
+    assert (view.status, view.error, view.saved_count) == ("FAILED", "the key is refused", 1)
+    retry_job(session, plan.job_id)
+    session.commit()
+    assert {_chunk(session, ChunkRef(plan.job_id, plan.stage, n))["state"] for n in (1, 3, 4)} == {"PENDING"}
+    assert _claim(session, ChunkRef(plan.job_id, plan.stage, 4)).record_count == 1
+
+
+def test_a_stopping_job_whose_last_worker_died_is_failed_by_the_sweeper(
+    session: Session, plan: ChunkRef
+) -> None:
+    _planned(session, plan, 1, 1)
+    first = _claim(session, ChunkRef(plan.job_id, plan.stage, 1))
+    _claim(session, ChunkRef(plan.job_id, plan.stage, 2), lease_seconds=-1)
+    dead = ledger.claim(session, ChunkRef(plan.job_id, plan.stage, 2), worker="w", lease_seconds=0.3)
+    assert dead is not None
+    flow.stop_job(session, first, "no credit")
+    session.commit()
+    assert view_job(session, plan.job_id).status == "PROCESSING"
+    time.sleep(0.4)
+    sweep()
+    session.expire_all()
+    assert view_job(session, plan.job_id).error == "no credit"
