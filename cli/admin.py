@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cli.common import database
 from cli.output import JsonOption, console, print_json, print_table
@@ -10,7 +11,7 @@ from pipeline.database import get_engine
 from pipeline.doctor import diagnose
 from pipeline.migrations import check as check_drift
 from pipeline.migrations import upgrade as upgrade_schema
-from pipeline.probe import probe_models
+from pipeline.probe import ModelAnswer, probe_models
 from pipeline.system_settings import KNOWN, list_settings, write_setting
 from pipeline.tokens import create_token, list_tokens, revoke_token
 from tasks.workers import count_workers
@@ -64,12 +65,25 @@ def settings_set(key: str, value: str) -> None:
 
 
 @settings_app.command("test")
-def settings_test() -> None:
-    """Call the configured models once each."""
+def settings_test(*, as_json: JsonOption = False) -> None:
+    """Call the configured models once each; exit 0 only if both answer."""
     with database() as session:
         answers = probe_models(session)
-    for answer in answers:
-        console.print(answer, highlight=False, markup=False)
+    if as_json:
+        print_json(answers)
+    else:
+        for answer in answers:
+            console.print(_answer_line(answer), highlight=False, soft_wrap=True)
+    if any(answer.error for answer in answers):
+        raise typer.Exit(1)
+
+
+def _answer_line(answer: ModelAnswer) -> str:
+    name = escape(answer.model or "(not set)")
+    if answer.error:
+        return f"[red]BAD [/] {answer.purpose:<10} {name}: {escape(answer.error)}"
+    detail = f"{escape(answer.detail or '')}, {answer.milliseconds:,.0f} ms"
+    return f"[green]ok  [/] {answer.purpose:<10} {name}: {detail}"
 
 
 @token_app.command("create")

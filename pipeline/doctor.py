@@ -9,7 +9,7 @@ from sqlalchemy import func, select, text
 from pipeline.database import get_engine, transaction
 from pipeline.migrations import check as check_drift
 from pipeline.settings import get_settings
-from pipeline.system_settings import read_ai_settings
+from pipeline.system_settings import read_ai_config
 from schemas.enums import ChunkState
 from schemas.own import WorkChunk
 
@@ -94,7 +94,7 @@ def _ledger() -> tuple[bool, str]:
 
 def _provider() -> tuple[bool, str]:
     with transaction() as session:
-        ai = read_ai_settings(session)
+        ai = read_ai_config(session)
     return True, f"{ai.provider}; `opspipe settings test` calls its models"
 
 

@@ -2,6 +2,7 @@
 
 PipelineError
 ├── TransientError        try again later: rate limit, time-out, connection, 5xx, deadlock, restart
+│   └── ServerError       a server said so with a status of HTTP
 ├── PermanentError        this input will never work
 │   ├── InputError        what a person gave is wrong; says what and what to do (code INVALID_INPUT)
 │   │   ├── EmptyFileError    the file has no header or no data record (EMPTY_FILE)
@@ -26,6 +27,16 @@ class TransientError(PipelineError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerError(TransientError):
+    """A server answered a call with a status that may pass; `status` is that of HTTP."""
+
+    code = "SERVER_ERROR"
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.status = status
 
 
 class PermanentError(PipelineError):

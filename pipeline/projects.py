@@ -97,12 +97,18 @@ def load_guidelines(session: Session, project_id: str) -> Guidelines | None:
     return guidelines
 
 
-def kept_rules(session: Session, sha256: str) -> tuple[str, ...]:
-    """Give the rules of guidelines that were read before, by the PDF's SHA-256."""
-    rules = session.scalar(select(GuidelinesText.rules).where(GuidelinesText.sha256 == sha256))
-    if rules is None:
+def kept_guidelines(session: Session, sha256: str) -> Guidelines:
+    """Give guidelines that were read before, by the PDF's SHA-256.
+
+    Raises:
+        NotFoundError: none were.
+    """
+    row = session.execute(
+        select(GuidelinesText.text, GuidelinesText.rules).where(GuidelinesText.sha256 == sha256)
+    ).first()
+    if row is None:
         raise NotFoundError(f"no guidelines with SHA-256 {sha256} were read")
-    return tuple(rules)
+    return Guidelines(sha256, row.text, tuple(row.rules))
 
 
 def has_guidelines(session: Session, project_id: str) -> bool:

@@ -67,6 +67,16 @@ class Settings(BaseSettings):
     ai_host: str = Field(default="", validation_alias="AI_HOST")
     llm_model: str = Field(default="", validation_alias="LLM_MODEL")
     embedding_model: str = Field(default="", validation_alias="EMBEDDING_MODEL")
+    openrouter_host: str = Field(default="", validation_alias="OPENROUTER_HOST")
+    # Tokens that the models take; empty: what their server says.
+    embedding_context: str = Field(default="", validation_alias="EMBEDDING_CONTEXT")
+    llm_context: str = Field(default="", validation_alias="LLM_CONTEXT")
+    # USD a million tokens; empty: what their server says.
+    embedding_price: str = Field(default="", validation_alias="EMBEDDING_PRICE")
+    llm_input_price: str = Field(default="", validation_alias="LLM_INPUT_PRICE")
+    llm_output_price: str = Field(default="", validation_alias="LLM_OUTPUT_PRICE")
+    similarity_threshold: str = Field(default="", validation_alias="SIMILARITY_THRESHOLD")
+    ai_key: SecretStr | None = Field(default=None, validation_alias="AI_KEY")
     openrouter_api_key: SecretStr | None = Field(default=None, validation_alias="OPENROUTER_API_KEY")
 
     @field_validator("home")

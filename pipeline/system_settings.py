@@ -4,20 +4,25 @@ import base64
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from pipeline.ai import AiConfig, Limits
 from pipeline.errors import FatalError, InputError
 from pipeline.settings import Settings, get_settings
 from schemas.reference import SystemSetting
 
+T = TypeVar("T")
+
 PROVIDERS = ("local", "lmstudio", "openrouter")
-_SECRET = "openrouter_key"  # noqa: S105 - the name of a setting, not its value
+_SECRETS = ("openrouter_key", "ai_key")
 
 
 @dataclass(frozen=True)
@@ -27,48 +32,128 @@ class SettingKind:
     description: str
     default: str
     environment: str
+    # What a value must be, for those who set it; raises a ValueError that says so.
+    check: Callable[[str], object] = str
 
+
+def _one_of(*names: str) -> Callable[[str], object]:
+    def check(value: str) -> None:
+        if value not in names:
+            raise ValueError(f"choose from {', '.join(names)}")
+
+    return check
+
+
+def _url(value: str) -> None:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("it must start with http:// or https://")
+
+
+def _number(low: float, high: float, meaning: str) -> Callable[[str], object]:
+    def check(value: str) -> None:
+        try:
+            is_within = not value or low <= float(value) <= high
+        except ValueError:
+            is_within = False
+        if not is_within:
+            raise ValueError(f"it must be {meaning}, from {low:g} to {high:g}, or empty")
+
+    return check
+
+
+_price = _number(0, 1e6, "a price in USD a million tokens")
+_tokens = _number(64, 1e8, "a number of tokens")
 
 KNOWN = {
-    "ai_provider": SettingKind(f"who embeds and analyzes: {', '.join(PROVIDERS)}", "local", "ai_provider"),
-    "ai_host": SettingKind("base URL of the OpenAI-compatible server", "http://localhost:1234/v1", "ai_host"),
+    "ai_provider": SettingKind(
+        f"who embeds and analyzes: {', '.join(PROVIDERS)}", "local", "ai_provider", _one_of(*PROVIDERS)
+    ),
+    "ai_host": SettingKind(
+        "base URL of the OpenAI-compatible server", "http://localhost:1234/v1", "ai_host", _url
+    ),
     "llm_model": SettingKind("model that analyzes", "", "llm_model"),
     "embedding_model": SettingKind("model that embeds", "", "embedding_model"),
-    _SECRET: SettingKind("OpenRouter's API key, encrypted at rest", "", "openrouter_api_key"),
+    "ai_key": SettingKind("key of the server at ai_host, if it wants one; encrypted at rest", "", "ai_key"),
+    "openrouter_key": SettingKind("OpenRouter's API key, encrypted at rest", "", "openrouter_api_key"),
+    "openrouter_host": SettingKind(
+        "base URL of OpenRouter's API", "https://openrouter.ai/api/v1", "openrouter_host", _url
+    ),
+    "embedding_context": SettingKind(
+        "tokens that the embedding model takes; empty: as its server says, else 512",
+        "",
+        "embedding_context",
+        _tokens,
+    ),
+    "llm_context": SettingKind(
+        "tokens that the analyzing model takes; empty: as its server says, else 4096",
+        "",
+        "llm_context",
+        _tokens,
+    ),
+    "embedding_price": SettingKind(
+        "USD a million tokens embedded; empty: as its server says", "", "embedding_price", _price
+    ),
+    "llm_input_price": SettingKind(
+        "USD a million tokens read by the analyzing model; empty: as its server says",
+        "",
+        "llm_input_price",
+        _price,
+    ),
+    "llm_output_price": SettingKind(
+        "USD a million tokens written by it; empty: as its server says", "", "llm_output_price", _price
+    ),
+    "similarity_threshold": SettingKind(
+        "cosine from which two tasks of a person are flagged; empty: by the model",
+        "",
+        "similarity_threshold",
+        _number(-1, 1, "a cosine"),
+    ),
 }
 
 
-@dataclass(frozen=True)
-class AiSettings:
-    """Which provider and models the AI stages use now."""
-
-    provider: str
-    host: str
-    llm_model: str
-    embedding_model: str
-
-
-def read_ai_settings(session: Session) -> AiSettings:
+def read_ai_config(session: Session) -> AiConfig:
     """Read what the AI stages need; the database wins over the environment.
 
     Raises:
-        FatalError: the provider is none that we know.
+        FatalError: a value is none that it can have, or the key cannot be decrypted.
     """
-    provider = read_setting(session, "ai_provider")
-    if provider not in PROVIDERS:
-        raise FatalError(f"ai_provider is {provider!r}: set it to one of {', '.join(PROVIDERS)}")
-    return AiSettings(
-        provider=provider,
-        host=read_setting(session, "ai_host"),
-        llm_model=read_setting(session, "llm_model"),
-        embedding_model=read_setting(session, "embedding_model"),
+    values = {key: _checked(key, read_setting(session, key)) for key in KNOWN if key not in _SECRETS}
+    is_openrouter = values["ai_provider"] == "openrouter"
+    return AiConfig(
+        provider=values["ai_provider"],
+        host=values["openrouter_host" if is_openrouter else "ai_host"],
+        llm_model=values["llm_model"],
+        embedding_model=values["embedding_model"],
+        key=read_secret(session, "openrouter_key" if is_openrouter else "ai_key"),
+        limits=Limits(batch_texts=get_settings().embed_batch),
+        embedding_context=_optional(int, values["embedding_context"]),
+        llm_context=_optional(int, values["llm_context"]),
+        embedding_price=_token_price(values["embedding_price"]),
+        llm_input_price=_token_price(values["llm_input_price"]),
+        llm_output_price=_token_price(values["llm_output_price"]),
     )
+
+
+def _optional(kind: Callable[[float], T], value: str) -> T | None:
+    return kind(float(value)) if value else None
+
+
+def _token_price(value: str) -> float | None:
+    return float(value) / 1e6 if value else None
+
+
+def _checked(key: str, value: str) -> str:
+    try:
+        KNOWN[key].check(value)
+    except ValueError as error:
+        raise FatalError(f"the setting {key} is {value!r}: {error}") from None
+    return value
 
 
 def read_setting(session: Session, key: str) -> str:
     """Give a known setting's value that is no secret: from the database, the environment or the default."""
     kind = _kind(key)
-    if key == _SECRET:
+    if key in _SECRETS:
         raise InputError(f"{key} is a secret and is never shown")
     stored = session.scalar(select(SystemSetting.value).where(SystemSetting.key == key))
     return stored if stored is not None else getattr(get_settings(), kind.environment) or kind.default
@@ -76,8 +161,8 @@ def read_setting(session: Session, key: str) -> str:
 
 def list_settings(session: Session) -> dict[str, str]:
     """Show every known setting; of a secret only whether it is set."""
-    shown = {key: read_setting(session, key) for key in KNOWN if key != _SECRET}
-    return shown | {_SECRET: "(set)" if read_secret(session) else "(not set)"}
+    shown = {key: read_setting(session, key) for key in KNOWN if key not in _SECRETS}
+    return shown | {key: "(set)" if read_secret(session, key) else "(not set)" for key in _SECRETS}
 
 
 def write_setting(session: Session, key: str, value: str) -> None:
@@ -87,11 +172,11 @@ def write_setting(session: Session, key: str, value: str) -> None:
         InputError: the key is unknown, or the value is none that it can have.
     """
     kind = _kind(key)
-    if key == "ai_provider" and value not in PROVIDERS:
-        raise InputError(f"ai_provider cannot be {value!r}: choose from {', '.join(PROVIDERS)}")
-    if key == "ai_host" and not value.startswith(("http://", "https://")):
-        raise InputError(f"ai_host must start with http:// or https://, not {value!r}")
-    stored = _cipher().encrypt(value.encode()).decode() if key == _SECRET else value
+    try:
+        kind.check(value)
+    except ValueError as error:
+        raise InputError(f"{key} cannot be {value!r}: {error}") from None
+    stored = _cipher().encrypt(value.encode()).decode() if key in _SECRETS else value
     row = {"value": stored, "description": kind.description, "updated_at": func.timezone("utc", func.now())}
     session.execute(
         upsert(SystemSetting)
@@ -103,22 +188,21 @@ def write_setting(session: Session, key: str, value: str) -> None:
     )
 
 
-def read_secret(session: Session) -> str | None:
-    """Give the OpenRouter key in clear, for the provider's eyes only; None where none is set.
+def read_secret(session: Session, key: str) -> str | None:
+    """Give a key in clear, for the provider's eyes only; None where none is set.
 
     Raises:
         FatalError: it was encrypted under another secret key.
     """
-    stored = session.scalar(select(SystemSetting.value).where(SystemSetting.key == _SECRET))
+    stored = session.scalar(select(SystemSetting.value).where(SystemSetting.key == key))
     if stored is None:
-        key = get_settings().openrouter_api_key
-        return key.get_secret_value() if key else None
+        found = getattr(get_settings(), KNOWN[key].environment)
+        return found.get_secret_value() if found is not None else None
     try:
         return _cipher().decrypt(stored.encode()).decode()
     except InvalidToken:
         raise FatalError(
-            f"{_SECRET} was encrypted under another OPSPIPE_SECRET_KEY: "
-            "set it again with `opspipe settings set`"
+            f"{key} was encrypted under another OPSPIPE_SECRET_KEY: set it again with `opspipe settings set`"
         ) from None
 
 

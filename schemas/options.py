@@ -42,15 +42,18 @@ class IngestOptions(BaseModel):
         unknown = sorted(set(self.mapping) - MAPPING_TARGETS)
         if unknown:
             raise ValueError(
-                f"a column mapping cannot set {', '.join(unknown)}: "
-                f"choose from {', '.join(sorted(MAPPING_TARGETS))}"
+                f"a column mapping cannot set {', '.join(unknown)}: choose from "
+                f"{', '.join(sorted(MAPPING_TARGETS))}"
             )
         return self
 
 
 class AnalysisOptions(BaseModel):
-    """Which records an analysis takes up."""
+    """Which records an analysis takes up, what is asked about them, and what it may cost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scope: AnalysisScope = AnalysisScope.MISSING
+    # Ratings of realism and quality beside the alignment.
+    likert: bool = False
+    budget_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -224,6 +224,8 @@ class EmbeddingSpace(Base):
     model: Mapped[str] = mapped_column(String)
     # Null until the first embedding is stored.
     dimensions: Mapped[int | None]
+    # Models that had the project before and of which embeddings may still be there.
+    replaced_models: Mapped[list[str]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
     created_at: Mapped[CreatedMoment]
 
 

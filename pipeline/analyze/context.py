@@ -4,12 +4,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class AnalysisContext(BaseModel):
-    """The provenance that all results of one analysis share."""
+    """The guidelines that all records of one analysis are held against.
+
+    Provider and model are not here: a chunk takes those that are set when it begins.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     project_id: str
-    provider: str
-    model: str
-    prompt_version: str
     guidelines_sha256: str

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pipeline.ai import Assessment, RecordText, analyst
 from pipeline.analyze import start_analysis, start_due_analyses
+from pipeline.analyze.coverage import assess_coverage
+from pipeline.analyze.review import RecordText
 from pipeline.database import transaction
 from pipeline.errors import ConflictError, FatalError, InputError
 from pipeline.ingest.submit import Submission
@@ -19,6 +20,7 @@ from pipeline.runner import publish_next, run_chunk
 from pipeline.sample import write_guidelines_pdf
 from schemas.enums import AnalysisScope, JobStatus
 from schemas.options import AnalysisOptions
+from schemas.report import AlignmentReport
 
 Submit = Callable[..., Submission]
 RunAll = Callable[[Submission], int]
@@ -98,28 +100,27 @@ def test_a_retry_beside_another_active_analysis_is_refused(session: Session, rea
     assert view(first.job_id).status == JobStatus.CANCELLED
 
 
-class Reviewer:
-    """The local analyst, until it is told to fail."""
+class Failing:
+    """The local measure, until it is told to fail."""
 
-    model, prompt_version = "guideline-coverage-1", "coverage-1"
     error: Exception | None = None
 
-    def assess(self, records: Sequence[RecordText], rules: Sequence[str]) -> list[Assessment]:
+    def __call__(self, records: Sequence[RecordText], rules: Sequence[str]) -> list[AlignmentReport]:
         if self.error:
             raise self.error
-        return analyst("local").assess(records, rules)
+        return assess_coverage(records, rules)
 
 
 @pytest.fixture
-def reviewer(monkeypatch: pytest.MonkeyPatch) -> Reviewer:
-    made = Reviewer()
-    monkeypatch.setattr("pipeline.analyze.assess.analyst", lambda _provider: made)
+def reviewer(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    made = Failing()
+    monkeypatch.setattr("pipeline.analyze.reviewers.assess_coverage", made)
     monkeypatch.setattr("pipeline.runner._delay", lambda _attempt: 0.0)
     return made
 
 
 def test_a_given_up_batch_counts_as_processed_and_a_retry_counts_it_once(
-    session: Session, ready: ProjectRef, reviewer: Reviewer
+    session: Session, ready: ProjectRef, reviewer: Failing
 ) -> None:
     plan = start(session, ready)
     chunks = run_chunk(plan)
@@ -140,7 +141,7 @@ def test_a_given_up_batch_counts_as_processed_and_a_retry_counts_it_once(
 
 
 def test_a_fatal_error_fails_the_job_at_once_with_its_words(
-    session: Session, ready: ProjectRef, reviewer: Reviewer
+    session: Session, ready: ProjectRef, reviewer: Failing
 ) -> None:
     plan = start(session, ready)
     reviewer.error = FatalError("the key is refused: set another one")

@@ -8,7 +8,8 @@ from statistics import median
 
 import pytest
 
-from pipeline.ai import RecordText, analyst
+from pipeline.analyze.coverage import assess_coverage
+from pipeline.analyze.review import RecordText
 from pipeline.csvfile import plan_file, read_chunk
 from pipeline.ingest.rows import Record, RowOptions, RowReader
 from pipeline.sample import RULES, SampleFacts, write_sample_csv
@@ -82,6 +83,6 @@ def test_tasks_that_follow_the_guidelines_score_above_vague_ones() -> None:
     vague = [task for task in tasks if "you know what I mean" in task or "asap" in task]
     medians = []
     for texts in (clear, vague):
-        results = analyst("local").assess([RecordText("1", text, None) for text in texts], RULES)
-        medians.append(median(result.report.score for result in results))
+        reports = assess_coverage([RecordText("1", text, None) for text in texts], RULES)
+        medians.append(median(report.score for report in reports))
     assert medians[0] > medians[1] + 20

@@ -1,16 +1,14 @@
 """Records and jobs that vanish while the later stages work on them: settled, counted, no deadlock."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
-from pipeline.errors import PermanentError
 from pipeline.failures import list_failures
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView, view_job
@@ -18,6 +16,7 @@ from pipeline.ledger import ChunkRef
 from pipeline.removal import delete_job, remove_batches
 from pipeline.runner import run_chunk
 from schemas.enums import JobStatus, Stage
+from tests.ai_server import AiServer, Behaviour
 
 Submit = Callable[..., Submission]
 Wait = Callable[..., None]
@@ -50,27 +49,11 @@ def waits_for_lock() -> bool:
         return bool(session.scalar(text(question)))
 
 
-class Model:
-    """A model that refuses some texts, and lets the test do something meanwhile."""
-
-    name, max_input_chars = "test", 1000
-
-    def __init__(self) -> None:
-        self.poison, self.meanwhile = "", [lambda: None]
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        while self.meanwhile:
-            self.meanwhile.pop()()
-        if self.poison and any(self.poison in entry for entry in texts):
-            raise PermanentError("the model refuses this text")
-        return np.ones((len(texts), 2))
-
-
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    made = Model()
-    monkeypatch.setattr("pipeline.vectorize.embedding_model", lambda _provider: made)
-    return made
+def model(use_ai_server: AiServer, monkeypatch: pytest.MonkeyPatch) -> Behaviour:
+    """A server whose model refuses some texts, and lets the test do something meanwhile; a call a chunk."""
+    monkeypatch.setattr("pipeline.vectorize.plan._CALLS_A_CHUNK", 1)
+    return use_ai_server.behaviour
 
 
 def load_to_vectorize(submission: Submission) -> list[ChunkRef]:
@@ -87,14 +70,14 @@ def delete_records(condition: str) -> None:
 
 
 def test_records_that_vanish_before_or_while_they_are_embedded_are_settled(
-    submit: Submit, model: Model
+    submit: Submit, model: Behaviour
 ) -> None:
     submission = submit(csv(range(50)), embed=True)
     chunks = load_to_vectorize(submission)
     delete_records("content LIKE '%number 4_'")
-    model.poison = "number 3"
+    model.poison = {"number 3": 400}
     run_chunk(chunks[0])
-    model.meanwhile = [lambda: delete_records("content LIKE '%number 3_'")]
+    model.meanwhile = lambda: delete_records("content LIKE '%number 3_'")
     for ref in chunks[1:]:
         run_chunk(ref)
     stage = view(submission.job_id).stages[1]
@@ -104,13 +87,14 @@ def test_records_that_vanish_before_or_while_they_are_embedded_are_settled(
     assert count("record_failures") == 1
 
 
+@pytest.mark.usefixtures("model")
 def test_a_given_up_batch_lists_only_records_that_are_still_there(
-    session: Session, submit: Submit, model: Model, wait: Wait, monkeypatch: pytest.MonkeyPatch
+    session: Session, submit: Submit, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = submit(csv(range(20)), embed=True)
     (ref,) = load_to_vectorize(submission)
     monkeypatch.setattr("pipeline.runner._delay", lambda _attempt: 0.0)
-    monkeypatch.setattr(model, "embed", lambda _texts: 1 / 0)
+    monkeypatch.setattr("pipeline.vectorize.chunk.embed_texts", lambda *_: 1 / 0)
     for _ in range(4):
         run_chunk(ref)
     session.execute(text("DELETE FROM data_records WHERE content LIKE '%number 1_'"))
@@ -125,14 +109,14 @@ def test_a_given_up_batch_lists_only_records_that_are_still_there(
 
 def test_deleting_a_job_that_lists_a_failure_at_this_moment_is_no_deadlock(
     submit: Submit,
-    model: Model,
+    model: Behaviour,
     wait: Wait,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     submission = submit(csv(range(20)), embed=True)
     (ref,) = load_to_vectorize(submission)
-    model.poison = "number 7"
+    model.poison = {"number 7": 400}
     with ThreadPoolExecutor(1) as pool:
         deletions = []
 
@@ -142,7 +126,7 @@ def test_deleting_a_job_that_lists_a_failure_at_this_moment_is_no_deadlock(
             wait(waits_for_lock, what="the deletion at the job's lock")
             return listed
 
-        monkeypatch.setattr("pipeline.vectorize.list_failures", _list_and_be_deleted)
+        monkeypatch.setattr("pipeline.vectorize.chunk.list_failures", _list_and_be_deleted)
         with caplog.at_level(logging.WARNING):
             run_chunk(ref)
         assert deletions[0].result() == submission.job_id
@@ -151,12 +135,12 @@ def test_deleting_a_job_that_lists_a_failure_at_this_moment_is_no_deadlock(
 
 
 def test_a_batch_of_a_deleted_job_is_rolled_back_with_its_failures(
-    submit: Submit, model: Model, caplog: pytest.LogCaptureFixture
+    submit: Submit, model: Behaviour, caplog: pytest.LogCaptureFixture
 ) -> None:
     submission = submit(csv(range(20)), embed=True)
     (ref,) = load_to_vectorize(submission)
-    model.poison = "number 7"
-    model.meanwhile = [lambda: [delete(submission.job_id)]]
+    model.poison = {"number 7": 400}
+    model.meanwhile = lambda: delete(submission.job_id)
     with caplog.at_level(logging.WARNING):
         run_chunk(ref)
     assert len(caplog.messages) == 1

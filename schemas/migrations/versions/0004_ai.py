@@ -18,6 +18,7 @@ CREATE TABLE embedding_spaces (
     project_id TEXT NOT NULL,
     model VARCHAR NOT NULL,
     dimensions INTEGER,
+    replaced_models JSONB DEFAULT '[]'::jsonb NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     CONSTRAINT embedding_spaces_pkey PRIMARY KEY (project_id),
     CONSTRAINT embedding_spaces_project_id_fkey
@@ -73,12 +74,32 @@ CREATE UNIQUE INDEX likert_scores_one_per_model ON likert_scores ("recordId", "l
 """
 
 
+# As `pipeline.embeddings.digest_text` does it.
+_FUNCTION = r"""
+CREATE FUNCTION public.opspipe_embedding_digest(model text, content text)
+RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = '' AS $$
+    SELECT encode(substr(sha256(
+        convert_to(model, 'UTF8') || '\x00'::bytea || convert_to(content, 'UTF8')
+    ), 1, 16), 'hex')::uuid
+$$;
+"""
+
+# Half of each page is left for the row with its embedding: the indexes need not know that it moved.
+_STORAGE = """
+ALTER TABLE data_records SET (fillfactor = 50);
+"""
+
+
 def upgrade() -> None:
     op.execute(_TABLES)
+    op.execute(_FUNCTION)
+    op.execute(_STORAGE)
 
 
 def downgrade() -> None:
     op.execute("""
+        ALTER TABLE data_records RESET (fillfactor);
+        DROP FUNCTION public.opspipe_embedding_digest(text, text);
         DROP INDEX likert_scores_one_per_model;
         DROP TABLE similarity_flags;
         DROP TABLE ai_usage;

@@ -1,0 +1,156 @@
+"""Looking at what models answer before it is believed: vectors, and JSON within a chat's message."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from pipeline.ai.base import Usage, Vectors
+from pipeline.ai.http import InvalidAnswerError, RefusedAnswerError
+from pipeline.errors import FatalError, PermanentError
+
+_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+
+
+class EmptyAnswerError(PermanentError):
+    """The model answered with nothing."""
+
+    code = "EMPTY_ANSWER"
+
+
+class TruncatedAnswerError(PermanentError):
+    """The model's answer was cut off: it is not the whole of it."""
+
+    code = "TRUNCATED_ANSWER"
+
+
+def read_vectors(body: Mapping[str, Any], count: int) -> Vectors:
+    """Read the vectors of an embeddings answer, in the order of the inputs.
+
+    Args:
+        body: the answer.
+        count: how many texts were sent.
+
+    Raises:
+        InvalidAnswerError: a vector is missing, double, of another length, not finite or all zero.
+        FatalError: the server embeds single tokens instead of texts.
+    """
+    data = body.get("data")
+    if not isinstance(data, list) or len(data) != count:
+        found = len(data) if isinstance(data, list) else "no"
+        raise InvalidAnswerError(f"the model answered with {found} vectors for {count} texts")
+    ordered: list[Any] = [None] * count
+    for place, item in enumerate(data):
+        index = item.get("index", place) if isinstance(item, dict) else None
+        if not isinstance(index, int) or not 0 <= index < count or ordered[index] is not None:
+            raise InvalidAnswerError("the model's vectors are not numbered from 0, each once")
+        ordered[index] = item.get("embedding")
+    return verify_embeddings(_stack([_vector(item) for item in ordered]), count)
+
+
+def _vector(value: object) -> np.ndarray[Any, Any]:
+    if isinstance(value, str):
+        try:
+            return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
+        except (binascii.Error, ValueError) as error:
+            raise InvalidAnswerError(f"a vector is not base64 of 32-bit numbers: {error}") from error
+    if not isinstance(value, list) or not value:
+        raise InvalidAnswerError("a vector is missing")
+    if isinstance(value[0], list):
+        raise FatalError(
+            "the server answers with a vector for each token instead of one for each text: start it with "
+            "pooling (llama.cpp: --pooling mean), or use another server or model to embed"
+        )
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidAnswerError(f"a vector holds what is not a number: {error}") from error
+
+
+def _stack(vectors: Sequence[np.ndarray[Any, Any]]) -> Vectors:
+    if len({len(vector) for vector in vectors}) > 1:
+        raise InvalidAnswerError("the model's vectors are of different lengths")
+    return np.stack(vectors).astype(np.float64)
+
+
+def verify_embeddings(vectors: Vectors, count: int) -> Vectors:
+    """Believe vectors only after looking at them.
+
+    Args:
+        vectors: what the model answered.
+        count: how many texts it was given.
+
+    Returns:
+        The same vectors.
+
+    Raises:
+        InvalidAnswerError: the shape is wrong, a number is not finite, or a vector is all zero.
+    """
+    if vectors.ndim != 2 or vectors.shape[0] != count or vectors.shape[1] == 0:  # noqa: PLR2004 - rows, columns
+        raise InvalidAnswerError(f"the model answered with shape {vectors.shape} for {count} texts")
+    if not np.isfinite(vectors).all():
+        raise InvalidAnswerError("the model answered with numbers that are not finite")
+    if not vectors.any(axis=1).all():
+        raise InvalidAnswerError("the model answered with a vector of zeros")
+    return vectors
+
+
+def read_object(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the JSON object in a chat's answer.
+
+    Raises:
+        TruncatedAnswerError: the model ran out of tokens.
+        RefusedAnswerError: it would not answer.
+        EmptyAnswerError: it said nothing.
+        InvalidAnswerError: what it said holds no JSON object.
+    """
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise InvalidAnswerError("the model's answer has no message")
+    reason, content = choice.get("finish_reason"), message.get("content")
+    if message.get("refusal") or reason == "content_filter":
+        raise RefusedAnswerError(f"the model refused: {message.get('refusal') or 'content filter'}")
+    if reason == "length":
+        raise TruncatedAnswerError("the model's answer was cut off at its longest length")
+    if not isinstance(content, str) or not content.strip():
+        raise EmptyAnswerError("the model answered with nothing")
+    return _parse_object(_THOUGHTS.sub("", content))
+
+
+def _parse_object(content: str) -> dict[str, Any]:
+    fenced = _FENCED.search(content)
+    start, end = content.find("{"), content.rfind("}")
+    for candidate in (content, fenced[1] if fenced else "", content[start : end + 1] if start >= 0 else ""):
+        try:
+            found = orjson.loads(candidate)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(found, dict):
+            return found
+    raise InvalidAnswerError(f"the model answered with no JSON object: {content.strip()[:100]!r}")
+
+
+def read_usage(body: Mapping[str, Any]) -> Usage:
+    """Read what a call has used; what the server does not say counts as 0, its cost as unknown."""
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    total = _number(usage.get("total_tokens"))
+    output = _number(usage.get("completion_tokens"))
+    cost = usage.get("cost")
+    return Usage(
+        calls=1,
+        input_tokens=_number(usage.get("prompt_tokens")) or max(total - output, 0),
+        output_tokens=output,
+        cost_usd=float(cost) if isinstance(cost, int | float) and np.isfinite(cost) and cost >= 0 else None,
+    )
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

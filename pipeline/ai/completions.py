@@ -1,0 +1,83 @@
+"""Asking a language model many questions side by side; one bad question fails by itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from pipeline.ai.base import Completion, Prompt, Provider
+from pipeline.ai.loop import run
+from pipeline.ai.retries import call_again
+from pipeline.ai.settled import Settled, work_on_all
+from pipeline.errors import PermanentError
+
+T = TypeVar("T")
+
+# An answer that is of no use is asked for again: the next may be whole.
+_ANSWERS = 3
+_TEMPERATURE_AGAIN = 0.3
+_WORTH_ASKING_AGAIN = frozenset({"INVALID_ANSWER", "EMPTY_ANSWER", "TRUNCATED_ANSWER"})
+_PROBE = Prompt(
+    system="Answer in JSON.",
+    user="Say that you are there.",
+    name="presence",
+    schema={
+        "type": "object",
+        "properties": {"present": {"type": "boolean"}},
+        "required": ["present"],
+        "additionalProperties": False,
+    },
+    max_output_tokens=50,
+)
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """A prompt, and how its answer is read: `read` raises an InvalidAnswerError where it is of no use."""
+
+    prompt: Prompt
+    read: Callable[[Completion], T]
+
+
+def complete_all(provider: Provider, questions: Sequence[Question[T]]) -> Settled[T]:
+    """Ask each question.
+
+    Args:
+        provider: who answers.
+        questions: n questions.
+
+    Returns:
+        A result or an error for each place of a question; where the work was stopped, those of a part of
+        them.
+    """
+    settled: Settled[T] = Settled()
+
+    async def settle(place: int) -> None:
+        if settled.stopped_by is not None:
+            return
+        try:
+            settled.results[place] = await _complete(provider, questions[place])
+        except PermanentError as error:
+            settled.failures[place] = error
+
+    run(work_on_all(range(len(questions)), settle, settled))
+    return settled
+
+
+async def _complete(provider: Provider, question: Question[T]) -> T:
+    prompt = question.prompt
+    for _ in range(_ANSWERS - 1):
+        try:
+            return question.read(await _ask(provider, prompt))
+        except PermanentError as error:
+            if error.code not in _WORTH_ASKING_AGAIN:
+                raise
+            # The same question would get the same answer, and a longer one needs more room.
+            room = 2 if error.code == "TRUNCATED_ANSWER" else 1
+            prompt = replace(
+                prompt, temperature=_TEMPERATURE_AGAIN, max_output_tokens=room * prompt.max_output_tokens
+            )
+    return question.read(await _ask(provider, prompt))
+
+
+async def _ask(provider: Provider, prompt: Prompt) -> Completion:
+    return await call_again(provider, lambda: provider.complete(prompt), lambda: provider.complete(_PROBE))

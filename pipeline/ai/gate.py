@@ -1,0 +1,114 @@
+"""The gate before a server: lets a call begin when the server is well and a slot is free; learns from it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pipeline.ai import health
+from pipeline.ai.health import Health
+from pipeline.ai.slots import Slots
+from pipeline.ai.spending import admit_call
+from pipeline.errors import FatalError, ServerError, TransientError
+from pipeline.lease import check_lease
+from pipeline.settings import get_settings
+
+# What others have learned about the server is known here after so long.
+_REFRESH_SECONDS = 0.25
+# A longer pause is not waited for in the process: the chunk is given back.
+_LONGEST_WAIT_SECONDS = 5.0
+_TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
+# A fault of the server while it answers others is one of the input; it does not pause the others.
+_RECENT_SECONDS = 5.0
+
+
+class Gate:
+    """What all calls of one server in this process go through."""
+
+    def __init__(self, url: str) -> None:
+        settings = get_settings()
+        self._url, self._configured, self._patience = url, settings.ai_concurrency, settings.ai_patience
+        self._slots = Slots(settings.home / "run" / "ai-slots", url)
+        self._slots.limit = self._configured
+        self._health = Health()
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._succeeded_at = float("-inf")
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Hold a slot for one call, and note how the call went.
+
+        Raises:
+            TransientError: the server is paused for longer than is worth waiting; says for how long.
+            FatalError: it has failed every call for as long as our patience lasts.
+            BudgetSpentError: the job may not cost more.
+            LeaseLostError: the work is not wanted any more.
+        """
+        async with self._slots.hold():
+            # Behind the slot: whoever waited for one knows then of a pause that began meanwhile.
+            await self._wait()
+            await admit_call()
+            try:
+                yield
+            except TransientError as error:
+                await self._failed(error)
+                raise
+            self._succeeded_at = time.monotonic()
+        await self._succeeded()
+
+    def close(self) -> None:
+        """Give back the slots."""
+        self._slots.close()
+
+    def succeeded_since(self, moment: float) -> bool:
+        """Tell whether a call of this process succeeded after a moment of `time.monotonic`."""
+        return self._succeeded_at > moment
+
+    async def _wait(self) -> None:
+        while True:
+            check_lease()
+            await self._refresh()
+            left = self._health.pause_seconds - (time.monotonic() - self._read_at)
+            if left <= 0:
+                return
+            if left > _LONGEST_WAIT_SECONDS:
+                reason = f"{self._url} is paused: {self._health.reason}"
+                raise TransientError(reason, retry_after=left)
+            await asyncio.sleep(min(left, _REFRESH_SECONDS))
+
+    async def _refresh(self, *, is_due: bool = False) -> None:
+        async with self._reading:
+            if not is_due and time.monotonic() - self._read_at < _REFRESH_SECONDS:
+                return
+            self._health = await asyncio.to_thread(health.read_health, self._url)
+            self._read_at = time.monotonic()
+            self._slots.limit = min(self._health.slots or self._configured, self._configured)
+
+    async def _succeeded(self) -> None:
+        if self._health.is_failing:
+            self._health = Health(slots=self._health.slots)
+            await asyncio.to_thread(health.note_success, self._url)
+        elif self._health.slots is not None:
+            await asyncio.to_thread(health.raise_slots, self._url, self._configured)
+
+    async def _failed(self, error: TransientError) -> None:
+        status = error.status if isinstance(error, ServerError) else None
+        if status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
+            return
+        await asyncio.to_thread(
+            health.note_failure,
+            self._url,
+            str(error),
+            failures=self._health.failures,
+            retry_after=error.retry_after,
+        )
+        if status == _TOO_MANY_REQUESTS:
+            await asyncio.to_thread(health.lower_slots, self._url, self._configured)
+        await self._refresh(is_due=True)
+        if self._health.failing_seconds > self._patience:
+            minutes = self._health.failing_seconds / 60
+            raise FatalError(
+                f"{self._url} has not answered a single call for {minutes:.0f} min, the last time: {error}. "
+                "See that the server runs (`opspipe settings test`), then retry the job"
+            ) from error

@@ -1,0 +1,234 @@
+"""One call of a server over HTTP, and what its answer means: a result, later, wrong input, or stop all.
+
+The classes of errors are those of architecture.md. What a server says is quoted, shortened, and never with
+the key.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import orjson
+
+from pipeline.ai.gate import Gate
+from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError, TransientError
+from pipeline.settings import get_settings
+
+_CONNECT_SECONDS = 10.0
+_MOST_ANSWER_BYTES = 256 * 1024**2
+_QUOTED_CHARS = 300
+
+_OK, _BAD_REQUEST = 200, 400
+_UNAUTHORIZED, _NO_CREDIT, _FORBIDDEN, _NOT_FOUND = 401, 402, 403, 404
+_PASSING = frozenset({408, 409, 425, 429})
+_FIRST_SERVER_FAULT = 500
+_UNKNOWN_MODEL = re.compile(
+    r"model\b.{0,80}\b(not found|not exist|not available|not loaded|not a valid|invalid|unknown|no such)"
+    r"|\b(unknown|invalid|no such|no|not a valid) model\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+Json = Mapping[str, Any]
+
+# A line a call would hide everything else in a worker's log.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class InvalidAnswerError(PermanentError):
+    """A server answered, and what it answered is not to be believed."""
+
+    code = "INVALID_ANSWER"
+
+
+class HttpServer:
+    """An OpenAI-compatible server: one client with kept connections, behind one gate.
+
+    Args:
+        url: the base of its paths, as `http://localhost:1234/v1`.
+        key: sent as a bearer token; None sends none.
+        headers: sent with every call.
+        setting: the name of the setting that holds the URL, for messages.
+        key_setting: the name of the setting that holds the key.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None, headers: Mapping[str, str], setting: str, key_setting: str
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.gate = Gate(self.url)
+        self._key, self._setting, self._key_setting = key, setting, key_setting
+        self._call_seconds = float(get_settings().ai_call_seconds)
+        sent = dict(headers) | ({"Authorization": f"Bearer {key}"} if key else {})
+        slots = get_settings().ai_concurrency
+        self._client = httpx.AsyncClient(
+            headers=sent,
+            timeout=httpx.Timeout(self._call_seconds, connect=_CONNECT_SECONDS, pool=None),
+            # A connection a slot, kept as long as the process.
+            limits=httpx.Limits(
+                max_connections=slots + 2, max_keepalive_connections=slots, keepalive_expiry=60
+            ),
+        )
+
+    async def post(
+        self, path: str, body: Mapping[str, Any], *, model: str, account: Callable[[Json], Awaitable[None]]
+    ) -> Json:
+        """Make a call of a model and give its JSON answer.
+
+        Args:
+            path: below the base URL.
+            body: sent as JSON.
+            model: the model's name, for messages.
+            account: takes note of what the answer says the call has used, before the next call may begin.
+
+        Raises:
+            TransientError: no answer, or one that says to try later; a ServerError where it has a status.
+            PermanentError: the server says that the input is wrong.
+            FatalError: a refused key, no credit, an unknown model, an address where no such server is.
+        """
+        data = orjson.dumps(body)
+        async with self.gate.call():
+            status, headers, answer = await self._send("POST", path, data)
+            found = self._read(status, headers, answer, model)
+            await account(found)
+        return found
+
+    async def get(self, path: str) -> Json | None:
+        """Ask for what is no model's work, past the gate; None where the server has no such path."""
+        status, headers, answer = await self._send("GET", path, None)
+        if status == _NOT_FOUND:
+            return None
+        return self._read(status, headers, answer, "")
+
+    async def close(self) -> None:
+        """Hang up, and give back the slots."""
+        await self._client.aclose()
+        self.gate.close()
+
+    async def _send(self, method: str, path: str, data: bytes | None) -> tuple[int, httpx.Headers, bytes]:
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        try:
+            async with (
+                asyncio.timeout(self._call_seconds),
+                self._client.stream(method, self.url + path, content=data, headers=headers) as response,
+            ):
+                parts, size = [], 0
+                async for part in response.aiter_bytes():
+                    parts.append(part)
+                    size += len(part)
+                    if size > _MOST_ANSWER_BYTES:
+                        raise InvalidAnswerError(
+                            f"{self.url} answered with more than {_MOST_ANSWER_BYTES:,} bytes"
+                        )
+                return response.status_code, response.headers, b"".join(parts)
+        except TimeoutError as error:
+            raise TransientError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
+        except httpx.TimeoutException as error:
+            raise TransientError(f"{self.url} did not answer in time ({type(error).__name__})") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise FatalError(f"{self.url} cannot be called: {error}. Set {self._setting}") from error
+        except httpx.DecodingError as error:
+            raise InvalidAnswerError(f"{self.url} sent what cannot be decoded: {error}") from error
+        except httpx.TransportError as error:
+            raise TransientError(
+                f"{self.url} is not to be reached or hung up: {self._quote(str(error))}"
+            ) from error
+
+    def _read(self, status: int, headers: httpx.Headers, answer: bytes, model: str) -> Json:
+        if status != _OK:
+            raise self._error(status, headers, answer, model)
+        try:
+            body = orjson.loads(answer)
+        except orjson.JSONDecodeError as error:
+            raise InvalidAnswerError(f"{self.url} answered with what is not JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise InvalidAnswerError(f"{self.url} answered with JSON that is no object")
+        fault = body.get("error")
+        if fault:
+            # OpenRouter reports an error of the model's provider within an answer that says 200.
+            code = fault.get("code") if isinstance(fault, dict) else None
+            raise self._error(code if isinstance(code, int) else _FIRST_SERVER_FAULT, headers, answer, model)
+        return body
+
+    def _error(self, status: int, headers: httpx.Headers, answer: bytes, model: str) -> PipelineError:
+        said = self._quote(_message(answer))
+        where = f"{self.url} answered {status}" + (f": {said}" if said else "")
+        if status in _PASSING or status >= _FIRST_SERVER_FAULT:
+            return ServerError(where, status=status, retry_after=_retry_after(headers))
+        if status == _FORBIDDEN and _is_flagged(answer):
+            return RefusedAnswerError(where)
+        what_to_do = self._what_to_do(status, said, model)
+        if what_to_do:
+            return FatalError(f"{where}. {what_to_do}")
+        error = PermanentError(where)
+        error.code = f"HTTP_{status}"
+        return error
+
+    def _what_to_do(self, status: int, said: str, model: str) -> str | None:
+        """Say what somebody has to change; None where it is the input that is wrong."""
+        if status in {_UNAUTHORIZED, _FORBIDDEN}:
+            what = "the key is refused" if self._key else "a key is wanted"
+            return f"It means that {what}: set {self._key_setting}, or another provider; then retry the job"
+        if status == _NO_CREDIT:
+            return "The account has no credit left: add some, then retry the job"
+        if status == _NOT_FOUND or (status == _BAD_REQUEST and _UNKNOWN_MODEL.search(said)):
+            return (
+                f"It does not know the model {model!r}, or {self._setting} is not its base URL: see "
+                "`opspipe settings list`, then retry the job"
+            )
+        if status < _BAD_REQUEST:
+            return f"It sends us elsewhere: set {self._setting} to where the server is, then retry the job"
+        return None
+
+    def _quote(self, said: str) -> str:
+        line = " ".join("".join(char if char.isprintable() else " " for char in said).split())
+        if self._key:
+            line = line.replace(self._key, "***")
+        return line if len(line) <= _QUOTED_CHARS else line[:_QUOTED_CHARS] + "…"
+
+
+class RefusedAnswerError(PermanentError):
+    """The model or its provider would not answer this input."""
+
+    code = "REFUSED"
+
+
+def _message(answer: bytes) -> str:
+    """Find what a server says in the body of an error: in one of the usual places, else all of it."""
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return answer[: 4 * _QUOTED_CHARS].decode(errors="replace")
+    for name in ("error", "message", "detail"):
+        if not isinstance(body, dict) or not body.get(name):
+            continue
+        body = body[name]
+        if isinstance(body, dict):
+            return str(body.get("message") or body.get("detail") or body)
+        return str(body)
+    return str(body)
+
+
+def _is_flagged(answer: bytes) -> bool:
+    return any(word in answer for word in (b"flagged", b"moderation"))
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Read Retry-After, which is in seconds or a date (RFC 9110, section 10.2.3)."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

@@ -1,0 +1,279 @@
+"""Providers that speak OpenAI's API: any server at `ai_host`, and OpenRouter.
+
+How a server wants to be asked is found out by trying: embeddings in base64 or as numbers, answers held to a
+JSON schema or only asked for one. What worked is remembered as long as the process.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
+
+import orjson
+
+from pipeline.ai.answers import read_object, read_usage, read_vectors
+from pipeline.ai.base import AiConfig, Balance, Completion, Embedded, Limits, ModelInfo, Prompt, Usage
+from pipeline.ai.http import HttpServer, InvalidAnswerError, Json
+from pipeline.ai.spending import record_call
+from pipeline.errors import FatalError, PermanentError, ServerError
+
+T = TypeVar("T")
+
+_EMBEDDING_FORMATS = ("base64", "float")
+_ANSWER_FORMATS = ("json_schema", "json_object", "text")
+_MODELS_SECONDS = 300.0
+_SERVER_FAULT = 500
+
+
+class OpenAiProvider:
+    """A server that speaks OpenAI's API."""
+
+    name = "lmstudio"
+    host_setting, key_setting = "ai_host", "ai_key"
+    headers: ClassVar[Mapping[str, str]] = {}
+    # More paths that list models.
+    model_paths: ClassVar[Sequence[str]] = ("/models",)
+
+    def __init__(self, config: AiConfig) -> None:
+        self._config = config
+        self._server = HttpServer(
+            config.host,
+            key=config.key,
+            headers=self.headers,
+            setting=self.host_setting,
+            key_setting=self.key_setting,
+        )
+        self._formats: dict[tuple[str, str], str] = {}
+        self._models: tuple[float, Sequence[ModelInfo]] = (float("-inf"), ())
+
+    @property
+    def embedding_model(self) -> str:
+        """The model that embeds, as it is asked for."""
+        return self._config.embedding_model
+
+    @property
+    def llm_model(self) -> str:
+        """The model that analyzes, as it is asked for."""
+        return self._config.llm_model
+
+    @property
+    def limits(self) -> Limits:
+        """What one call may carry: as set, else as the server's list says, else small."""
+        known = {model.name: model.context_tokens for model in self._models[1]}
+        limits = self._config.limits
+        embedding, llm = known.get(self.embedding_model), known.get(self.llm_model)
+        return replace(
+            limits,
+            embedding_context=self._config.embedding_context or embedding or limits.embedding_context,
+            llm_context=self._config.llm_context or llm or limits.llm_context,
+        )
+
+    def succeeded_since(self, moment: float) -> bool:
+        """Tell whether a call of this server succeeded after a moment of `time.monotonic`."""
+        return self._server.gate.succeeded_since(moment)
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Embed n texts in one call; the vectors are verified.
+
+        Raises:
+            TransientError, PermanentError, FatalError: as `HttpServer.post` and `read_vectors`.
+        """
+        model = _require(self.embedding_model, "embedding_model")
+
+        async def ask(form: str) -> Embedded:
+            body = {"model": model, "input": list(texts), "encoding_format": form}
+            answer = await self._server.post(
+                "/embeddings", body, model=model, account=lambda found: self._account(found, self._embedding)
+            )
+            return Embedded(read_vectors(answer, len(texts)), self._usage(answer, self._embedding))
+
+        return await self._ask("embeddings", model, _EMBEDDING_FORMATS, ask)
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """Answer a prompt in one call.
+
+        Raises:
+            TransientError, PermanentError, FatalError: as `HttpServer.post` and `read_object`.
+        """
+        model = _require(self.llm_model, "llm_model")
+
+        async def ask(form: str) -> Completion:
+            answer = await self._server.post(
+                "/chat/completions",
+                self._chat(model, prompt, form),
+                model=model,
+                account=lambda found: self._account(found, self._llm),
+            )
+            return Completion(read_object(answer), self._usage(answer, self._llm))
+
+        return await self._ask("chat", model, _ANSWER_FORMATS, ask)
+
+    def _chat(self, model: str, prompt: Prompt, form: str) -> dict[str, Any]:
+        schema = prompt.schema
+        system = prompt.system
+        body: dict[str, Any] = {
+            "model": model,
+            "temperature": prompt.temperature,
+            "max_tokens": prompt.max_output_tokens,
+        }
+        if form == "json_schema":
+            described = {"name": prompt.name, "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": described}
+        else:
+            system += f"\n\nAnswer with one JSON object of this schema and nothing else:\n{_json(schema)}"
+        if form == "json_object":
+            body["response_format"] = {"type": "json_object", "schema": schema}
+        body["messages"] = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": prompt.user},
+        ]
+        return body
+
+    async def _ask(
+        self, kind: str, model: str, forms: Sequence[str], ask: Callable[[str], Awaitable[T]]
+    ) -> T:
+        """Ask in the form that is known to work; else in each, until one does.
+
+        Where none works the input is at fault and not the form: nothing is remembered.
+        """
+        known = self._formats.get((kind, model))
+        if known is not None:
+            return await ask(known)
+        first: PermanentError | ServerError | None = None
+        for form in forms:
+            try:
+                answer = await ask(form)
+            except InvalidAnswerError:
+                # It takes the form: that what it answers is nonsense is another matter.
+                raise
+            except PermanentError as error:
+                if not error.code.startswith("HTTP_"):
+                    raise
+                first = first or error
+            except ServerError as error:
+                if error.status != _SERVER_FAULT:
+                    raise
+                first = first or error
+            else:
+                self._formats[kind, model] = form
+                return answer
+        if first is None:
+            raise FatalError(f"there is no form to ask {model} in")
+        raise first
+
+    async def _account(self, answer: Json, prices: ModelInfo) -> None:
+        await record_call(prices.name, self._usage(answer, prices))
+
+    def _usage(self, answer: Json, prices: ModelInfo) -> Usage:
+        usage = read_usage(answer)
+        if usage.cost_usd is not None or prices.input_price is None:
+            return usage
+        if prices.output_price is None and usage.output_tokens:
+            return usage
+        cost = usage.input_tokens * prices.input_price + usage.output_tokens * (prices.output_price or 0.0)
+        return replace(usage, cost_usd=cost)
+
+    @property
+    def _embedding(self) -> ModelInfo:
+        return self._priced(self.embedding_model, self._config.embedding_price, None)
+
+    @property
+    def _llm(self) -> ModelInfo:
+        return self._priced(self.llm_model, self._config.llm_input_price, self._config.llm_output_price)
+
+    def _priced(self, name: str, input_price: float | None, output_price: float | None) -> ModelInfo:
+        """Give a model with its prices: as set, else as the server's list says."""
+        listed = next((model for model in self._models[1] if model.name == name), ModelInfo(name))
+        return replace(
+            listed,
+            input_price=listed.input_price if input_price is None else input_price,
+            output_price=listed.output_price if output_price is None else output_price,
+        )
+
+    async def llm_info(self) -> ModelInfo:
+        """Say what is known of the model that analyzes: its prices as set, else as listed."""
+        await self.models()
+        return self._llm
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """List the models that the server knows, asked for every few minutes; empty where it does not say."""
+        if time.monotonic() - self._models[0] > _MODELS_SECONDS:
+            found: list[ModelInfo] = []
+            for path in self.model_paths:
+                found += _models(await self._server.get(path))
+            self._models = (time.monotonic(), found)
+        return self._models[1]
+
+    async def balance(self) -> Balance | None:
+        """Nobody pays for calls of one's own server."""
+        return None
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._server.close()
+
+
+class OpenRouterProvider(OpenAiProvider):
+    """OpenRouter: the same API, with who asks, what it costs, and what is left."""
+
+    name = "openrouter"
+    host_setting, key_setting = "openrouter_host", "openrouter_key"
+    headers: ClassVar[Mapping[str, str]] = {
+        "HTTP-Referer": "https://github.com/opspipe/opspipe",
+        "X-Title": "opspipe",
+    }
+    model_paths: ClassVar[Sequence[str]] = ("/models", "/embeddings/models")
+
+    def _chat(self, model: str, prompt: Prompt, form: str) -> dict[str, Any]:
+        return super()._chat(model, prompt, form) | {"usage": {"include": True}}
+
+    async def balance(self) -> Balance | None:
+        """Ask what the key has spent and what is left; a key without a limit has no remainder."""
+        answer = await self._server.get("/key")
+        data = (answer or {}).get("data")
+        if not isinstance(data, dict):
+            raise InvalidAnswerError("OpenRouter did not say what is left of the key")
+        remaining = data.get("limit_remaining")
+        if data.get("limit") is None:
+            remaining = None
+        return Balance(float(data.get("usage") or 0.0), None if remaining is None else float(remaining))
+
+
+def _require(model: str, setting: str) -> str:
+    if not model:
+        raise FatalError(f"no model is set: say which with `opspipe settings set {setting} NAME`")
+    return model
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _models(answer: Json | None) -> list[ModelInfo]:
+    data = (answer or {}).get("data")
+    if not isinstance(data, list):
+        return []
+    return [_model(item) for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
+
+
+def _model(item: Mapping[str, Any]) -> ModelInfo:
+    meta = item.get("meta")
+    places = [item.get(name) for name in ("loaded_context_length", "context_length", "max_context_length")]
+    places += [item.get("max_model_len"), meta.get("n_ctx_train") if isinstance(meta, dict) else None]
+    pricing = item.get("pricing")
+    pricing = pricing if isinstance(pricing, dict) else {}
+    return ModelInfo(
+        item["id"],
+        next((value for value in places if isinstance(value, int) and value > 0), None),
+        _price(pricing.get("prompt")),
+        _price(pricing.get("completion")),
+    )
+
+
+def _price(value: object) -> float | None:
+    """OpenRouter gives prices as text, and -1 where they depend on what is chosen."""
+    try:
+        price = float(value) if isinstance(value, str | int | float) else None
+    except ValueError:
+        return None
+    return price if price is not None and price >= 0 else None

@@ -1,0 +1,146 @@
+"""What calls cost a job: kept in the database as it is spent, and stopped at the job's budget.
+
+The meter of a job is that of the context, so that a call anywhere below is counted, also one whose answer
+turns out to be of no use.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from sqlalchemy import func, literal, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from pipeline.ai.base import BudgetSpentError, Usage
+from pipeline.database import transaction
+from schemas.own import AiUsage, WorkJob
+
+# Without a budget a killed worker loses the account of so long a time.
+_WRITE_SECONDS = 1.0
+
+
+class Meter:
+    """Counts the calls that one chunk of a job makes.
+
+    Args:
+        job_id: the job.
+        stage: the stage of it.
+        budget_usd: what the job may cost in all; None for any amount.
+    """
+
+    def __init__(self, job_id: str, stage: str, budget_usd: float | None) -> None:
+        self._job_id, self._stage, self._budget = job_id, stage, budget_usd
+        self._unwritten: dict[str, Usage] = {}
+        self._written_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    async def admit(self) -> None:
+        """Let a call begin, as long as the budget lasts.
+
+        Raises:
+            BudgetSpentError: it is spent.
+        """
+        if self._budget is None:
+            return
+        spent = await asyncio.to_thread(self._read_spent)
+        if spent >= self._budget:
+            raise BudgetSpentError(
+                f"the budget of {self._budget:.4g} USD is spent ({spent:.4g} USD so far): "
+                f"`opspipe retry {self._job_id} --budget USD` goes on with a larger one"
+            )
+
+    async def record(self, model: str, usage: Usage) -> None:
+        """Count a call."""
+        with self._lock:
+            self._unwritten[model] = self._unwritten.get(model, Usage()) + usage
+        if self._budget is not None or time.monotonic() - self._written_at > _WRITE_SECONDS:
+            await asyncio.to_thread(self.write)
+
+    def write(self) -> None:
+        """Put what was counted into the database."""
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, {}
+            self._written_at = time.monotonic()
+        if unwritten:
+            with transaction(is_durable=False) as session:
+                for model in sorted(unwritten):
+                    _add(session, self._job_id, self._stage, model, unwritten[model])
+
+    def _read_spent(self) -> float:
+        with transaction(is_durable=False) as session:
+            return read_spent(session, self._job_id).cost_usd or 0.0
+
+
+_current: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered(job_id: str, stage: str, *, budget_usd: float | None = None) -> Iterator[None]:
+    """Count every call of the block for a job, within its budget."""
+    meter = Meter(job_id, stage, budget_usd)
+    token = _current.set(meter)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        meter.write()
+
+
+async def admit_call() -> None:
+    """Let a call of this context begin.
+
+    Raises:
+        BudgetSpentError: its job's budget is spent.
+    """
+    meter = _current.get()
+    if meter is not None:
+        await meter.admit()
+
+
+async def record_call(model: str, usage: Usage) -> None:
+    """Count a call of this context for its job; calls of no job are not counted."""
+    meter = _current.get()
+    if meter is not None:
+        await meter.record(model, usage)
+
+
+def read_spent(session: Session, job_id: str) -> Usage:
+    """Give what a job has used so far, of all models and stages; its cost is 0 where no price was known."""
+    row = session.execute(
+        select(
+            func.coalesce(func.sum(AiUsage.call_count), 0),
+            func.coalesce(func.sum(AiUsage.input_tokens), 0),
+            func.coalesce(func.sum(AiUsage.output_tokens), 0),
+            func.coalesce(func.sum(AiUsage.cost_usd), 0.0),
+        ).where(AiUsage.job_id == job_id)
+    ).one()
+    return Usage(int(row[0]), int(row[1]), int(row[2]), float(row[3]))
+
+
+def _add(session: Session, job_id: str, stage: str, model: str, usage: Usage) -> None:
+    spent = {
+        "stage": stage,
+        "model": model,
+        "call_count": usage.calls,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_usd": usage.cost_usd or 0.0,
+    }
+    # Of a job that was deleted meanwhile nobody asks any more.
+    job = (
+        select(WorkJob.job_id, *(literal(value) for value in spent.values()))
+        .where(WorkJob.job_id == job_id)
+        .with_for_update(key_share=True, read=True)
+    )
+    insert = upsert(AiUsage).from_select(["job_id", *spent], job)
+    columns = ("call_count", "input_tokens", "output_tokens", "cost_usd")
+    session.execute(
+        insert.on_conflict_do_update(
+            index_elements=["job_id", "stage", "model"],
+            set_={name: getattr(AiUsage, name) + insert.excluded[name] for name in columns},
+        )
+    )

@@ -1,0 +1,164 @@
+"""Which model made which embedding: spaces of projects, digests of texts, finding an embedding again.
+
+Vectors of two models cannot be compared, so that a project's embeddings are all of one model. Nothing here
+calls a model or writes an embedding.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Select, bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+from sqlalchemy.types import Text, Uuid
+
+from pipeline.errors import FatalError
+from schemas.own import EmbeddingSpace
+from schemas.reference import DataRecord
+
+_DIGEST_BYTES = 16
+
+# The text itself is compared too: a record's text may have changed since it was embedded.
+_FIND = text("""
+    SELECT DISTINCT ON (wanted.digest) wanted.digest, known.record_id
+    FROM unnest(:digests, :texts) AS wanted (digest, content)
+    JOIN record_embeddings AS known ON known.digest = wanted.digest
+    JOIN data_records AS record ON record.id = known.record_id
+    WHERE cardinality(record.embedding) = :dimensions AND record.content = wanted.content
+    ORDER BY wanted.digest, known.record_id
+""").bindparams(bindparam("digests", type_=ARRAY(Uuid)), bindparam("texts", type_=ARRAY(Text)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a project's embeddings are made by; `dimensions` is None before the first is stored."""
+
+    model: str
+    dimensions: int | None
+
+
+def digest_text(model: str, content: str) -> UUID:
+    """Identify what a model makes of a text: the first 16 bytes of a SHA-256 over both.
+
+    In SQL it is `opspipe_embedding_digest(model, content)`; a text holds no NUL in PostgreSQL, so that the
+    parts cannot run together.
+    """
+    digest = hashlib.sha256(model.encode() + b"\0" + content.encode()).digest()
+    return UUID(bytes=digest[:_DIGEST_BYTES])
+
+
+def find_embedded(session: Session, texts: Iterable[tuple[UUID, str]], *, dimensions: int) -> dict[UUID, str]:
+    """Find records that have the embedding of a text already, in any project.
+
+    Args:
+        session: the transaction to ask in.
+        texts: digests (see `digest_text`) with their texts.
+        dimensions: how long the embedding is to be.
+
+    Returns:
+        For each digest that was found, the id of a record.
+    """
+    wanted = dict(texts)
+    asked = {"digests": list(wanted), "texts": list(wanted.values()), "dimensions": dimensions}
+    rows = session.execute(_FIND, asked)
+    return {row.digest: row.record_id for row in rows}
+
+
+def read_space(session: Session, project_id: str) -> Space | None:
+    """Give the space of a project; None where nothing was embedded yet."""
+    return _space(session, select(EmbeddingSpace).where(EmbeddingSpace.project_id == project_id))
+
+
+def _space(session: Session, question: Select[EmbeddingSpace]) -> Space | None:
+    row = session.scalar(question)
+    return None if row is None else Space(row.model, row.dimensions)
+
+
+def enter_space(session: Session, project_id: str, model: str) -> None:
+    """Say that embeddings of this model are going to be stored in a project.
+
+    A project without embeddings takes the model.
+
+    Raises:
+        FatalError: the project's embeddings are of another model; says what to do.
+    """
+    space = read_space(session, project_id)
+    if space is None:
+        found = _found_dimensions(session, project_id)
+        session.execute(
+            upsert(EmbeddingSpace)
+            .values(project_id=project_id, model=model, dimensions=found)
+            .on_conflict_do_nothing()
+        )
+    elif space.dimensions is None:
+        replace_space(session, project_id, model)
+    require_model(session, project_id, model)
+
+
+def require_model(session: Session, project_id: str, model: str) -> Space:
+    """Refuse to mix models in a project; its model stays until this transaction ends.
+
+    Raises:
+        FatalError: the project's embeddings are of another model, or the project is gone.
+    """
+    question = select(EmbeddingSpace).where(EmbeddingSpace.project_id == project_id)
+    space = _space(
+        session, question.with_for_update(key_share=True, read=True).execution_options(populate_existing=True)
+    )
+    if space is None:
+        raise FatalError(f"the project {project_id} is gone, or its embeddings were never planned")
+    if space.model != model:
+        raise FatalError(
+            f"the project's embeddings are of the model {space.model!r} and the settings say {model!r}: "
+            "their vectors cannot be compared. Embed the project anew with `opspipe vectorize PROJECT`, or "
+            f"go back with `opspipe settings set embedding_model {space.model}`; then retry the job"
+        )
+    return space
+
+
+def require_dimensions(session: Session, project_id: str, model: str, dimensions: int) -> None:
+    """Refuse vectors of another length than the project's; the first ones decide it.
+
+    Raises:
+        FatalError: as `require_model`, or the model gave another number of dimensions than before.
+    """
+    space = require_model(session, project_id, model)
+    if space.dimensions is None:
+        session.execute(
+            update(EmbeddingSpace)
+            .where(EmbeddingSpace.project_id == project_id, EmbeddingSpace.dimensions.is_(None))
+            .values(dimensions=dimensions)
+        )
+        space = require_model(session, project_id, model)
+    if space.dimensions != dimensions:
+        raise FatalError(
+            f"the model {model!r} answered with {dimensions} dimensions, and the project's embeddings have "
+            f"{space.dimensions}: another model answers to this name now. Set embedding_model to the model "
+            "that made them, or embed the project anew with `opspipe vectorize PROJECT --all`; then retry "
+            "the job"
+        )
+
+
+def replace_space(session: Session, project_id: str, model: str) -> None:
+    """Let a model have the project; those before it are remembered until their embeddings are forgotten."""
+    space = session.scalar(
+        select(EmbeddingSpace).where(EmbeddingSpace.project_id == project_id).with_for_update()
+    )
+    if space is None:
+        session.add(EmbeddingSpace(project_id=project_id, model=model))
+    elif space.model != model:
+        space.replaced_models = [*(name for name in space.replaced_models if name != model), space.model]
+        space.model, space.dimensions = model, None
+    session.flush()
+
+
+def _found_dimensions(session: Session, project_id: str) -> int | None:
+    """Look what another client has stored: whatever made it, vectors of another length do not go with it."""
+    return session.scalar(
+        select(func.cardinality(DataRecord.embedding))
+        .where(DataRecord.project_id == project_id, func.cardinality(DataRecord.embedding) > 0)
+        .limit(1)
+    )

@@ -1,0 +1,182 @@
+"""One chunk of a vectorize stage: embeddings that are known copied, the others made, all written together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+from sqlalchemy import exists, select, text
+from sqlalchemy.orm import Session
+
+from pipeline import flow
+from pipeline.ai import Settled, TextVector, embed_texts, metered, open_provider
+from pipeline.database import transaction
+from pipeline.embeddings import digest_text, find_embedded, require_dimensions, require_model
+from pipeline.errors import TransientError
+from pipeline.failures import Failure, list_failures
+from pipeline.ledger import ChunkResult, Claim
+from pipeline.system_settings import read_ai_config
+from pipeline.vectorize.scope import Scope, read_scope
+from pipeline.vectorize.write import copy_embeddings, note_origins, write_embeddings
+from schemas.enums import ChunkState
+from schemas.own import WorkChunk
+
+# A chunk of repeated texts looks again after this time whether the first ones are there.
+_WAIT_SECONDS = 1.0
+
+_PENDING = """
+    SELECT record.id, record.content FROM data_records AS record
+    WHERE {condition} AND {span} AND record.embedding = '{{}}' ORDER BY record.id
+"""
+_IN_RANGE = "record.id BETWEEN :first_id AND :last_id"
+_IN_LIST = "record.id = ANY(:ids)"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a chunk found to do: its pending records, and which of their texts are embedded already."""
+
+    scope: Scope
+    model: str
+    records: Mapping[str, str]
+    digests: Mapping[str, UUID]
+    sources: Mapping[UUID, str]
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """For each record whose text is embedded already, the record to copy from."""
+        return {
+            record_id: self.sources[digest]
+            for record_id, digest in self.digests.items()
+            if digest in self.sources
+        }
+
+    @property
+    def new_ids(self) -> list[str]:
+        """The records whose texts are to be embedded."""
+        return [record_id for record_id, digest in self.digests.items() if digest not in self.sources]
+
+
+@dataclass
+class _Outcome:
+    """What became of the records; those in none of these are open."""
+
+    copied: set[str] = field(default_factory=set)
+    embedded: dict[str, TextVector] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def vectorize_chunk(held: Claim) -> None:
+    """Embed one chunk and write it back; records that have an embedding by now are left alone.
+
+    Work that is interrupted keeps what it has: the records that are left stay a chunk.
+
+    Raises:
+        LeaseLostError: another worker has the chunk, or the job was stopped; nothing was written.
+        TransientError: the provider or the database is not there for the moment.
+        FatalError: the provider refuses all work, or its vectors do not go with the project's.
+    """
+    with transaction() as session:
+        config, scope = read_ai_config(session), read_scope(session, held)
+        provider = open_provider(config)
+        work = _find_work(session, held, scope, provider.embedding_model)
+    ids = work.new_ids
+    with metered(held.ref.job_id, held.ref.stage):
+        settled = embed_texts(provider, [work.records[record_id] for record_id in ids])
+    with transaction() as session:
+        is_left = _keep(session, held, work, settled)
+    if settled.stopped_by is not None:
+        raise settled.stopped_by
+    if is_left:
+        raise TransientError("records have changed while they were embedded", retry_after=0.0)
+
+
+def _find_work(session: Session, held: Claim, scope: Scope, model: str) -> _Work:
+    span = {name: held.span[name] for name in ("ids", "first_id", "last_id") if name in held.span}
+    question = _PENDING.format(condition=scope.condition, span=_IN_LIST if "ids" in span else _IN_RANGE)
+    records = {row.id: row.content for row in session.execute(text(question), {**scope.parameters, **span})}
+    space = require_model(session, scope.project_id, model)
+    digests = {record_id: digest_text(model, content) for record_id, content in records.items()}
+    sources: dict[UUID, str] = {}
+    if space.dimensions is not None:
+        texts = ((digests[record_id], content) for record_id, content in records.items())
+        sources = find_embedded(session, texts, dimensions=space.dimensions)
+    if held.span.get("is_repeated") and len(sources) < len(set(digests.values())):
+        _wait_for_first_texts(session, held)
+    return _Work(scope, model, records, digests, sources)
+
+
+def _wait_for_first_texts(session: Session, held: Claim) -> None:
+    """Leave repeated texts until the chunks that embed their first occurrences have ended.
+
+    Raises:
+        TransientError: they have not.
+    """
+    is_under_way = select(
+        exists().where(
+            WorkChunk.job_id == held.ref.job_id,
+            WorkChunk.stage == held.ref.stage,
+            WorkChunk.state.in_([ChunkState.PENDING, ChunkState.LEASED]),
+            ~WorkChunk.span.has_key("is_repeated"),
+        )
+    )
+    if session.scalar(is_under_way):
+        raise TransientError(
+            "the texts that these records repeat are being embedded", retry_after=_WAIT_SECONDS
+        )
+
+
+def _keep(session: Session, held: Claim, work: _Work, settled: Settled[TextVector]) -> bool:
+    """Store what was found; tells whether records are left to be worked on."""
+    ids = work.new_ids
+    outcome = _Outcome(
+        embedded={ids[place]: found for place, found in settled.results.items()},
+        failures=[Failure(ids[place], error) for place, error in settled.failures.items()],
+    )
+    copies = work.copies
+    if outcome.embedded:
+        first = next(iter(outcome.embedded.values()))
+        require_dimensions(session, work.scope.project_id, work.model, len(first.vector))
+    elif copies:
+        require_model(session, work.scope.project_id, work.model)
+    outcome.copied = copy_embeddings(session, copies)
+    written = _write(session, outcome.embedded)
+    note_origins(
+        session,
+        [
+            (work.digests[record_id], record_id, outcome.embedded[record_id].pieces)
+            for record_id in sorted(written)
+        ]
+        + [(work.digests[record_id], record_id, 1) for record_id in sorted(outcome.copied)],
+    )
+    return _finish(session, held, work, settled, outcome)
+
+
+def _write(session: Session, embedded: Mapping[str, TextVector]) -> set[str]:
+    if not embedded:
+        return set()
+    return write_embeddings(session, list(embedded), np.stack([found.vector for found in embedded.values()]))
+
+
+def _finish(
+    session: Session, held: Claim, work: _Work, settled: Settled[TextVector], outcome: _Outcome
+) -> bool:
+    flow.lock_running(session, held)
+    failed = list_failures(session, held, outcome.failures)
+    open_ids = _open_ids(work, outcome)
+    if settled.stopped_by is None and not open_ids:
+        # Records that vanished or were embedded by another client meanwhile are settled too.
+        flow.finish_chunk(session, held, ChunkResult(done=held.record_count - failed, failed=failed))
+        return False
+    settled_ids = [record_id for record_id in work.records if record_id not in open_ids]
+    if settled_ids:
+        done = max(held.record_count - len(open_ids) - failed, 0)
+        flow.finish_part(
+            session, held, ChunkResult(done=done, failed=failed), settled_ids=settled_ids, open_ids=open_ids
+        )
+    return True
+
+
+def _open_ids(work: _Work, outcome: _Outcome) -> list[str]:
+    settled = outcome.copied | outcome.embedded.keys() | {failure.record_id for failure in outcome.failures}
+    return [record_id for record_id in work.records if record_id not in settled]
