@@ -9,14 +9,12 @@ from pipeline.bonus import WindowStandings
 from pipeline.jobs import JobView
 from pipeline.sample import SampleFacts
 from pipeline.similarity import nearest_records
-from schemas.enums import Stage
 from schemas.own import Alignment
 from schemas.reference import DataRecord
 
 _BAR_WIDTH = 40
 _EXAMPLES = 3
 _NEIGHBOURS = 2
-_STAGE_NAMES = {Stage.LOAD: "load", Stage.VECTORIZE: "vectorize", Stage.ANALYZE: "analyze"}
 
 # One question an invariant; each asks for the number of rows that break it.
 _BROKEN = {
@@ -134,7 +132,7 @@ def _print_stages(views: list[JobView]) -> None:
     print_table(
         ("stage", "records", "time", "records/s"),
         (
-            (_STAGE_NAMES[stage.stage], stage.settled, format_seconds(stage.seconds), round(stage.rate or 0))
+            (stage.stage, stage.settled, format_seconds(stage.seconds), round(stage.rate or 0))
             for view in views
             for stage in view.stages
         ),

@@ -12,7 +12,12 @@ from pipeline.jobs import JobView, StageProgress, view_job
 from schemas.enums import JobKind, JobStatus, Stage
 
 _POLL_SECONDS = 0.25
-_LABELS = {Stage.LOAD: "loaded", Stage.VECTORIZE: "embedded", Stage.ANALYZE: "analyzed"}
+_LABELS = {
+    Stage.LOAD: "loaded",
+    Stage.VECTORIZE: "embedded",
+    Stage.COMPARE: "compared",
+    Stage.ANALYZE: "analyzed",
+}
 
 
 class StageBars:
