@@ -4,7 +4,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from cli.bonus import print_standings
-from cli.output import console, format_seconds, print_table
+from cli.output import console, format_seconds, print_table, shorten
 from pipeline.bonus import WindowStandings
 from pipeline.jobs import JobView
 from pipeline.sample import SampleFacts
@@ -115,17 +115,12 @@ def _print_neighbours(session: Session) -> None:
         .limit(_EXAMPLES)
     ).all()
     for record in examples:
-        console.print(f"  {_short(record.content)}", highlight=False, markup=False)
+        console.print(f"  {shorten(record.content)}", highlight=False, markup=False)
         for neighbour in nearest_records(session, record.id, limit=_NEIGHBOURS):
             console.print(
-                f"    {neighbour.similarity:.2f}  {_short(neighbour.content)}", highlight=False, markup=False
+                f"    {neighbour.similarity:.2f}  {shorten(neighbour.content)}", highlight=False, markup=False
             )
     console.print()
-
-
-def _short(content: str, *, width: int = 90) -> str:
-    line = " ".join(content.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _print_stages(views: list[JobView]) -> None:

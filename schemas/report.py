@@ -72,6 +72,26 @@ class LikertAnswer(BaseModel):
     quality: int = Field(ge=1, le=7, strict=True)
 
 
+class TrendsReport(BaseModel):
+    """What distinguishes a project's best records from its worst, whoever found it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: str = Field(min_length=1, description="What made this report, in one sentence")
+    summary: str = Field(min_length=1)
+    best: list[str]
+    worst: list[str]
+    advice: list[str]
+
+    def to_markdown(self) -> str:
+        """Render the text that is kept in `lastTaskAnalysis` and `lastFeedbackAnalysis`."""
+        parts = [f"_{self.method}_", self.summary]
+        for title, lines in (("Best", self.best), ("Worst", self.worst), ("Advice", self.advice)):
+            if lines:
+                parts.append(f"### {title}\n\n" + "\n".join(f"- {line}" for line in lines))
+        return "\n\n".join(parts)
+
+
 class TrendsAnswer(BaseModel):
     """What a language model is to answer when it compares the best records with the worst."""
 

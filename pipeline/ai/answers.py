@@ -11,19 +11,19 @@ import orjson
 
 from pipeline.ai.base import Usage, Vectors
 from pipeline.ai.http import InvalidAnswerError, RefusedAnswerError
-from pipeline.errors import FatalError, PermanentError
+from pipeline.errors import AnswerError, FatalError
 
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 
 
-class EmptyAnswerError(PermanentError):
+class EmptyAnswerError(AnswerError):
     """The model answered with nothing."""
 
     code = "EMPTY_ANSWER"
 
 
-class TruncatedAnswerError(PermanentError):
+class TruncatedAnswerError(AnswerError):
     """The model's answer was cut off: it is not the whole of it."""
 
     code = "TRUNCATED_ANSWER"

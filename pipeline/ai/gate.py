@@ -40,7 +40,7 @@ class Gate:
         """Hold a slot for one call, and note how the call went.
 
         Raises:
-            TransientError: the server is paused for longer than is worth waiting; says for how long.
+            ServerError: the server is paused for longer than is worth waiting; says for how long.
             FatalError: it has failed every call for as long as our patience lasts.
             BudgetSpentError: the job may not cost more.
             LeaseLostError: the work is not wanted any more.
@@ -74,7 +74,7 @@ class Gate:
                 return
             if left > _LONGEST_WAIT_SECONDS:
                 reason = f"{self._url} is paused: {self._health.reason}"
-                raise TransientError(reason, retry_after=left)
+                raise ServerError(reason, retry_after=left)
             await asyncio.sleep(min(left, _REFRESH_SECONDS))
 
     async def _refresh(self, *, is_due: bool = False) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pipeline.ai.base import Provider
-from pipeline.errors import PermanentError, PipelineError, ServerError, TransientError
+from pipeline.errors import AnswerError, PipelineError, ServerError
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
 _PAUSE_SECONDS = 0.1
 
 
-class InputFaultError(PermanentError):
+class InputFaultError(AnswerError):
     """A server fails at this input, and at this one only."""
 
     code = "SERVER_ERROR"
@@ -33,7 +33,7 @@ async def call_again(
         probe: a small call of known good input, to see whether the server is well.
 
     Raises:
-        TransientError: the server is in trouble.
+        ServerError: the server is in trouble.
         InputFaultError: the server answers others and fails at this input each time.
         PipelineError: any other error of the call, at once.
     """
@@ -50,9 +50,6 @@ async def call_again(
             if tries >= (_TRIES_IF_BUSY if error.status == _TOO_MANY_REQUESTS else _TRIES):
                 raise
             await asyncio.sleep(_PAUSE_SECONDS * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-        except TransientError:
-            if tries >= _TRIES:
-                raise
 
 
 async def _is_well(probe: Callable[[], Awaitable[object]]) -> bool:

@@ -51,12 +51,15 @@ class _Question:
     excluded: str = ""
 
 
-def nearest_records(session: Session, record_id: str, *, limit: int = 10) -> list[Neighbour]:
+def nearest_records(
+    session: Session, record_id: str, *, project_id: str | None = None, limit: int = 10
+) -> list[Neighbour]:
     """Find the records of the same project that are nearest to a record, the nearest first.
 
     Args:
         session: the transaction to ask in.
         record_id: a record with an embedding.
+        project_id: the project that it has to be of; None for any.
         limit: how many.
 
     Raises:
@@ -66,7 +69,7 @@ def nearest_records(session: Session, record_id: str, *, limit: int = 10) -> lis
     record = session.execute(
         select(DataRecord.project_id, DataRecord.embedding).where(DataRecord.id == record_id)
     ).first()
-    if record is None:
+    if record is None or project_id not in {None, record.project_id}:
         raise NotFoundError(f"there is no record {record_id!r}")
     vector = _unit(record.embedding)
     if vector is None:

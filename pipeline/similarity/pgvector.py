@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from pipeline.ai import Vectors
 from pipeline.errors import InputError
+from schemas.own import EmbeddingSpace
 
 # What pgvector's type takes, and what its indexes take.
 _MOST_DIMENSIONS, _MOST_INDEXED = 16_000, 2_000
@@ -46,6 +47,24 @@ def find_pgvector(session: Session, *, dimensions: int) -> Pgvector | None:
     """Give pgvector for vectors of this length; None where the database has none."""
     schema = session.scalar(_FIND)
     return Pgvector(schema, dimensions) if schema and dimensions <= _MOST_DIMENSIONS else None
+
+
+def build_indexes(engine: Engine) -> list[str]:
+    """Make an index for each length of embeddings that projects have; gives their names.
+
+    Raises:
+        InputError: there are no embeddings, the database has no pgvector, or as `build_index`.
+    """
+    with Session(engine) as session:
+        lengths = session.scalars(
+            select(EmbeddingSpace.dimensions).where(EmbeddingSpace.dimensions.is_not(None)).distinct()
+        ).all()
+        found = [find_pgvector(session, dimensions=length) for length in lengths if length]
+    if not found:
+        raise InputError("no project has embeddings yet: there is nothing to index")
+    if None in found:
+        raise InputError("the database has no pgvector: nearest records are found without an index")
+    return [build_index(engine, pgvector) for pgvector in found if pgvector is not None]
 
 
 def build_index(engine: Engine, pgvector: Pgvector) -> str:
