@@ -13,7 +13,7 @@ from pipeline.ai import Provider, Question, chars_within, complete_all, guess_to
 from pipeline.analyze.contrast import contrast
 from pipeline.analyze.prompts import TRENDS_OUTPUT_TOKENS, read_trends, trends_prompt
 from pipeline.database import transaction
-from pipeline.errors import InputError
+from pipeline.errors import FatalError, InputError
 from pipeline.projects import load_guidelines
 from pipeline.system_settings import read_ai_config
 from schemas.enums import RecordCategory, RecordType
@@ -115,17 +115,34 @@ def _ask(provider: Provider, record_type: RecordType, groups: _Groups) -> Trends
     return TrendsReport(method=method, **answer.model_dump())
 
 
-def _fit(provider: Provider, groups: _Groups) -> tuple[list[str], list[str], bool]:
-    """Choose as many records as the model takes with a fair share for each; longer ones are cut."""
+def _fit(provider: Provider, groups: _Groups) -> tuple[Sequence[str], Sequence[str], bool]:
+    """Choose as many records as the model takes; where whole ones are too much, the longest are cut."""
+    model = provider.llm_model
     prompt = trends_prompt("", [], [])
     room = provider.limits.llm_context - TRENDS_OUTPUT_TOKENS - _OVERHEAD_TOKENS
-    room -= guess_tokens(prompt.system + prompt.user, provider.llm_model)
-    most = max(2, room // (_LEAST_RECORD_TOKENS + _MARK_TOKENS))
-    best, worst = _thin(groups.best, most // 2), _thin(groups.worst, most // 2)
-    share = max(room // (len(best) + len(worst)) - _MARK_TOKENS, _LEAST_RECORD_TOKENS // 2)
-    shares = [_shorten(entry, share, provider.llm_model) for entry in (*best, *worst)]
-    is_shortened = shares != [*best, *worst]
-    return shares[: len(best)], shares[len(best) :], is_shortened
+    room -= guess_tokens(prompt.system + prompt.user, model)
+    for size in range(max(len(groups.best), len(groups.worst)), 0, -1):
+        best, worst = _thin(groups.best, size), _thin(groups.worst, size)
+        tokens = [guess_tokens(entry, model) for entry in (*best, *worst)]
+        left = room - _MARK_TOKENS * len(tokens)
+        if sum(min(count, _LEAST_RECORD_TOKENS) for count in tokens) <= left:
+            share = _share(tokens, left)
+            cut = [_shorten(entry, share, model) for entry in (*best, *worst)]
+            return cut[: len(best)], cut[len(best) :], max(tokens) > share
+    raise FatalError(
+        f"the model {model!r} takes {provider.limits.llm_context:,} tokens, too few for two records and the "
+        "question: set llm_context if it takes more, or use a model that does"
+    )
+
+
+def _share(tokens: Sequence[int], room: int) -> int:
+    """Give the most tokens that a record may have, so that all go into the room."""
+    left = room
+    for place, count in enumerate(sorted(tokens)):
+        if count * (len(tokens) - place) > left:
+            return left // (len(tokens) - place)
+        left -= count
+    return max(tokens)
 
 
 def _thin(records: Sequence[str], most: int) -> Sequence[str]:
