@@ -1,6 +1,6 @@
 """Starting analyses and looking at what they left, for the tests of the analyze stage."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from pipeline.runner import publish_next, run_chunk
 from schemas.options import AnalysisOptions
 from tests.ai_server import AiServer
 
+Load = Callable[[str], None]
 Row = Mapping[str, Any]
 ALIGNMENT = {"score": 70, "summary": "It is good.", "analysis": "It obeys.", "suggestions": ["Be shorter."]}
 RATING = {"realism": 5, "quality": 6}

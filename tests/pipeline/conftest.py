@@ -54,6 +54,16 @@ def run_all() -> Callable[..., int]:
 
 
 @pytest.fixture
+def load(submit: Submit, run_all: Callable[..., int]) -> Callable[[str], None]:
+    """Load a batch, without embeddings."""
+
+    def _load(batch: str) -> None:
+        run_all(submit(batch))
+
+    return _load
+
+
+@pytest.fixture
 def guided(session: Session, project: ProjectRef, tmp_path: Path) -> ProjectRef:
     """The project with the sample's guidelines."""
     write_guidelines_pdf(tmp_path / "g.pdf")

@@ -8,7 +8,6 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pipeline.analyze.estimate import estimate_analysis
-from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView
 from pipeline.projects import ProjectRef
 from pipeline.runner import run_chunk
@@ -19,10 +18,8 @@ from schemas.enums import AnalysisScope, JobStatus
 from schemas.options import AnalysisOptions
 from tasks import publish
 from tests.ai_server import AiServer
-from tests.pipeline.analyses import analyze, number_of, retry, rows, start, stories, view, work
+from tests.pipeline.analyses import Load, analyze, number_of, retry, rows, start, stories, view, work
 
-Submit = Callable[..., Submission]
-RunAll = Callable[[Submission], int]
 SLOTS = 4
 # In USD, a sum of which is exact.
 A_CALL = 1 / 64
@@ -84,9 +81,9 @@ def _give_more(session: Session, job_id: str, budget: float) -> None:
 
 
 def test_a_job_stops_at_its_budget_keeps_what_it_has_and_goes_on_with_a_larger_one(
-    session: Session, guided: ProjectRef, submit: Submit, run_all: RunAll, priced: AiServer
+    session: Session, guided: ProjectRef, load: Load, priced: AiServer
 ) -> None:
-    run_all(submit(stories(50)))
+    load(stories(50))
     job = analyze(session, guided, budget_usd=25 * A_CALL)
     _see_that_the_budget_was_kept(session, priced, job, budget_calls=25)
     before = priced.seen.chats
@@ -103,14 +100,13 @@ def test_several_workers_keep_one_budget_together(
     *,
     session: Session,
     guided: ProjectRef,
-    submit: Submit,
-    run_all: RunAll,
+    load: Load,
     priced: AiServer,
     workers: Workers,
     wait: Callable[..., None],
 ) -> None:
     priced.behaviour.latency = 0.05
-    run_all(submit(stories(100)))
+    load(stories(100))
     plan = start(session, guided, budget_usd=30 * A_CALL)
     workers.start(concurrency=3)
     publish([plan])
@@ -130,9 +126,9 @@ def test_several_workers_keep_one_budget_together(
 
 
 def test_without_a_price_no_budget_is_taken_and_nothing_is_asked(
-    session: Session, guided: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
 ) -> None:
-    run_all(submit(stories(3)))
+    load(stories(3))
     job = analyze(session, guided, budget_usd=1.0)
     assert job.status == JobStatus.FAILED
     assert "Set llm_input_price and llm_output_price" in str(job.error)
@@ -143,9 +139,9 @@ def test_without_a_price_no_budget_is_taken_and_nothing_is_asked(
 
 
 def test_a_change_to_a_model_without_a_price_stops_a_job_that_has_a_budget(
-    session: Session, guided: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
 ) -> None:
-    run_all(submit(stories(30)))
+    load(stories(30))
     use_ai_server.behaviour.models = ("embedder", "chatter", "better")
     use_ai_server.behaviour.prices = {"chatter": (1e-6, 2e-6)}
     plan = start(session, guided, budget_usd=1.0)
@@ -161,9 +157,9 @@ def test_a_change_to_a_model_without_a_price_stops_a_job_that_has_a_budget(
 
 
 def test_the_cost_of_calls_that_name_none_is_reckoned_from_the_prices(
-    session: Session, guided: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
 ) -> None:
-    run_all(submit(stories(3)))
+    load(stories(3))
     _set_prices(session, "10", "30")
     analyze(session, guided)
     spent = rows(session, "SELECT * FROM ai_usage")[0]
@@ -175,9 +171,9 @@ def test_the_cost_of_calls_that_name_none_is_reckoned_from_the_prices(
 
 
 def test_an_estimate_calls_no_model_and_is_near_what_is_then_used(
-    session: Session, guided: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
 ) -> None:
-    run_all(submit(stories(30)))
+    load(stories(30))
     asked = AnalysisOptions(likert=True)
     assert estimate_analysis(session, guided.id, asked).cost_usd is None
     _set_prices(session, "10", "30")
@@ -192,9 +188,9 @@ def test_an_estimate_calls_no_model_and_is_near_what_is_then_used(
 
 
 def test_an_estimate_counts_only_what_the_scope_leaves_to_do(
-    session: Session, guided: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
 ) -> None:
-    run_all(submit(stories(5)))
+    load(stories(5))
     use_ai_server.behaviour.prices = {"chatter": (1e-6, 2e-6)}
     analyze(session, guided)
     for options, calls in (

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,16 +12,12 @@ from sqlalchemy.orm import Session
 
 from pipeline.ai import guess_tokens
 from pipeline.analyze.prompts import alignment_prompt, likert_prompt
-from pipeline.ingest.submit import Submission
 from pipeline.projects import ProjectRef
 from pipeline.sample import RULES
 from pipeline.system_settings import write_setting
 from schemas.enums import JobStatus
 from tests.ai_server import AiServer, vector_of
-from tests.pipeline.analyses import analyze, answer_well, csv_of, is_rating, number_of, rows
-
-Submit = Callable[..., Submission]
-RunAll = Callable[[Submission], int]
+from tests.pipeline.analyses import Load, analyze, answer_well, csv_of, is_rating, number_of, rows
 
 MARKED = re.compile(
     r"<<<GUIDELINES (?P<mark>[0-9a-f]{12})>>>\n(?P<guidelines>.*)\n<<<END (?P=mark)>>>\n\n"
@@ -63,17 +58,6 @@ def test_a_mark_that_a_record_happens_to_contain_is_not_used(monkeypatch: pytest
     found = MARKED.fullmatch(alignment_prompt(record, "be short").user)
     assert found is not None
     assert (found["record"], found["mark"]) == (record, hashlib.sha256(b"c" * 12).hexdigest()[:12])
-
-
-@pytest.fixture
-def load(submit: Submit, run_all: RunAll) -> Callable[[str], None]:
-    def _load(batch: str) -> None:
-        run_all(submit(batch))
-
-    return _load
-
-
-Load = Callable[[str], None]
 
 
 def test_instructions_in_a_record_change_neither_the_form_nor_the_question(

@@ -1,7 +1,5 @@
 """Ratings of realism and quality: one row a record and model, 1 to 7, and never over another's."""
 
-from collections.abc import Callable
-
 import orjson
 import pytest
 from sqlalchemy import text
@@ -9,7 +7,6 @@ from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
 from pipeline.ids import new_cuid
-from pipeline.ingest.submit import Submission
 from pipeline.projects import ProjectRef
 from pipeline.system_settings import write_setting
 from schemas.enums import JobStatus
@@ -18,6 +15,7 @@ from tests.ai_server import AiServer
 from tests.pipeline.analyses import (
     ALIGNMENT,
     RATING,
+    Load,
     Row,
     analyze,
     answer_well,
@@ -31,21 +29,7 @@ from tests.pipeline.analyses import (
     work,
 )
 
-Submit = Callable[..., Submission]
-RunAll = Callable[[Submission], int]
-
 pytestmark = pytest.mark.usefixtures("small_chunks")
-
-
-@pytest.fixture
-def load(submit: Submit, run_all: RunAll) -> Callable[[str], None]:
-    def _load(batch: str) -> None:
-        run_all(submit(batch))
-
-    return _load
-
-
-Load = Callable[[str], None]
 
 
 def _ratings(session: Session) -> list[Row]:
