@@ -56,13 +56,13 @@ def _set_prices(session: Session, read: str, written: str) -> None:
 
 
 def _see_that_the_budget_was_kept(
-    session: Session, server: AiServer, job: JobView, *, budget_calls: int
+    session: Session, server: AiServer, job: JobView, *, budget_calls: int, slots: int = SLOTS
 ) -> None:
     assert job.status == JobStatus.FAILED
     assert str(job.error).startswith("BUDGET_SPENT: the budget of ")
     assert f"opspipe retry {job.id} --budget USD" in str(job.error)
     calls = server.seen.chats
-    assert budget_calls <= calls < budget_calls + SLOTS
+    assert budget_calls <= calls < budget_calls + slots
     assert rows(session, "SELECT call_count, cost_usd FROM ai_usage") == [
         {"call_count": calls, "cost_usd": calls * A_CALL}
     ]
@@ -94,6 +94,16 @@ def test_a_job_stops_at_its_budget_keeps_what_it_has_and_goes_on_with_a_larger_o
     job = retry(job.id)
     assert (job.status, job.processed_count, job.error) == (JobStatus.COMPLETED, 50, None)
     assert len(set(priced.seen.prompts)) == len(priced.seen.prompts) == 50
+
+
+def test_with_one_call_at_a_time_a_call_is_counted_before_the_next_begins(
+    session: Session, guided: ProjectRef, load: Load, priced: AiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(stories(40))
+    monkeypatch.setenv("OPSPIPE_AI_CONCURRENCY", "1")
+    get_settings.cache_clear()
+    job = analyze(session, guided, budget_usd=25 * A_CALL)
+    _see_that_the_budget_was_kept(session, priced, job, budget_calls=25, slots=1)
 
 
 def test_several_workers_keep_one_budget_together(

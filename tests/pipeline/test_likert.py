@@ -21,6 +21,7 @@ from tests.pipeline.analyses import (
     answer_well,
     is_rating,
     number_of,
+    retry,
     rows,
     start,
     stories,
@@ -122,6 +123,7 @@ USELESS = [
     RATING | {"quality": 8},
     RATING | {"realism": 3.5},
     RATING | {"quality": "5"},
+    RATING | {"realism": "5"},
     {"realism": 5},
     {},
 ]
@@ -158,6 +160,20 @@ def test_an_alignment_of_no_use_costs_the_record_not_its_rating(
     job = analyze(session, guided, likert=True)
     assert (job.stages[0].done, job.stages[0].failed) == (3, 1)
     assert (number_of(session, "likert_scores"), number_of(session, "alignments")) == (4, 3)
+
+
+def test_a_retry_asks_for_no_rating_that_the_job_has_already(
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
+) -> None:
+    load(stories(4))
+    analyze(session, guided, likert=True)
+    use_ai_server.seen.prompts.clear()
+    use_ai_server.behaviour.chat = lambda said: answer_well(said) if is_rating(said) else "not yet"
+    job = analyze(session, guided, likert=True, scope="all")
+    assert job.status == JobStatus.FAILED
+    use_ai_server.behaviour.chat = answer_well
+    assert retry(job.id).status == JobStatus.COMPLETED
+    assert [is_rating(said) for said in use_ai_server.seen.prompts].count(True) == 4
 
 
 def test_the_provider_local_rates_nothing_and_says_what_to_set(
