@@ -49,8 +49,9 @@ class Meter:
         spent = await asyncio.to_thread(self._read_spent)
         if spent >= self._budget:
             raise BudgetSpentError(
-                f"the budget of {self._budget:.4g} USD is spent ({spent:.4g} USD so far): "
-                f"`opspipe retry {self._job_id} --budget USD` goes on with a larger one"
+                f"{BudgetSpentError.code}: the budget of {self._budget:.4g} USD is spent "
+                f"({spent:.4g} USD so far): `opspipe retry {self._job_id} --budget USD` "
+                "goes on with a larger one"
             )
 
     async def record(self, model: str, usage: Usage) -> None:

@@ -92,8 +92,6 @@ def require_price(provider: Provider) -> None:
         FatalError: no price is known for the model; says what to set.
         TransientError: the provider is not there for the moment.
     """
-    if provider.name == "local":
-        return
     info = run(provider.llm_info())
     if info.input_price is None or info.output_price is None:
         raise FatalError(
