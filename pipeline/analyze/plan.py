@@ -8,6 +8,7 @@ from pipeline.analyze.context import AnalysisContext
 from pipeline.analyze.estimate import require_price
 from pipeline.analyze.needs import Needs
 from pipeline.analyze.reviewers import open_reviewer
+from pipeline.analyze.start import NO_LANGUAGE_MODEL
 from pipeline.database import transaction
 from pipeline.errors import FatalError, InputError
 from pipeline.ledger import Claim, PlannedChunk
@@ -55,10 +56,7 @@ def require_able(provider: Provider, options: AnalysisOptions) -> None:
         if options.budget_usd is not None:
             require_price(provider)
     elif options.likert:
-        raise FatalError(
-            "ratings need a language model, and the provider local has none: set another with "
-            "`opspipe settings set ai_provider lmstudio` (or openrouter), its ai_host and its llm_model"
-        )
+        raise FatalError(NO_LANGUAGE_MODEL)
 
 
 def _read_context(held: Claim) -> AnalysisContext:

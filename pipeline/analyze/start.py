@@ -11,10 +11,16 @@ from pipeline.errors import ConflictError, InputError
 from pipeline.ids import new_cuid
 from pipeline.ledger import ChunkRef
 from pipeline.projects import has_guidelines
+from pipeline.system_settings import read_ai_config
 from schemas.enums import JobStatus, Stage
 from schemas.options import AnalysisOptions
 from schemas.own import WorkJob
 from schemas.reference import AnalyticsJob, IngestJob
+
+NO_LANGUAGE_MODEL = (
+    "ratings need a language model, and the provider local has none: set another with "
+    "`opspipe settings set ai_provider lmstudio` (or openrouter), its ai_host and its llm_model"
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,12 @@ def start_analysis(
     """Put an analysis of a project on the ledger.
 
     Raises:
-        InputError: the project has no guidelines.
+        InputError: the project has no guidelines, or ratings are wanted and no language model is set.
         ConflictError: the project has an active analysis; names it.
     """
     require_guidelines(session, project_id)
+    if options.likert and read_ai_config(session).provider == "local":
+        raise InputError(NO_LANGUAGE_MODEL)
     job_id = _insert_job(session, project_id)
     session.add(
         WorkJob(

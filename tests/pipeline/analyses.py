@@ -58,10 +58,10 @@ def analyze(session: Session, project: ProjectRef, **options: object) -> JobView
     return view(plan.job_id)
 
 
-def retry(job_id: str) -> JobView:
+def retry(job_id: str, *, budget_usd: float | None = None) -> JobView:
     """Take up a job again and work on it."""
     with transaction() as session:
-        retry_job(session, job_id)
+        retry_job(session, job_id, budget_usd=budget_usd)
     work(publish_next(job_id, 10))
     return view(job_id)
 

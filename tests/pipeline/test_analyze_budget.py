@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pipeline.analyze.estimate import estimate_analysis
+from pipeline.errors import ConflictError
 from pipeline.jobs import JobView
 from pipeline.projects import ProjectRef
 from pipeline.runner import run_chunk
@@ -69,17 +69,6 @@ def _see_that_the_budget_was_kept(
     assert number_of(session, "alignments") == calls == job.processed_count
 
 
-def _give_more(session: Session, job_id: str, budget: float) -> None:
-    session.execute(
-        text(
-            "UPDATE work_jobs SET options = options || jsonb_build_object('budget_usd', :budget) "
-            "WHERE job_id = :job_id"
-        ),
-        {"budget": budget, "job_id": job_id},
-    )
-    session.commit()
-
-
 def test_a_job_stops_at_its_budget_keeps_what_it_has_and_goes_on_with_a_larger_one(
     session: Session, guided: ProjectRef, load: Load, priced: AiServer
 ) -> None:
@@ -88,10 +77,10 @@ def test_a_job_stops_at_its_budget_keeps_what_it_has_and_goes_on_with_a_larger_o
     _see_that_the_budget_was_kept(session, priced, job, budget_calls=25)
     before = priced.seen.chats
     # The same budget is spent: nothing is asked.
-    assert retry(job.id).status == JobStatus.FAILED
+    with pytest.raises(ConflictError, match="give a larger one with `--budget`"):
+        retry(job.id)
     assert priced.seen.chats == before
-    _give_more(session, job.id, 1.0)
-    job = retry(job.id)
+    job = retry(job.id, budget_usd=1.0)
     assert (job.status, job.processed_count, job.error) == (JobStatus.COMPLETED, 50, None)
     assert len(set(priced.seen.prompts)) == len(priced.seen.prompts) == 50
 
@@ -127,8 +116,7 @@ def test_several_workers_keep_one_budget_together(
 
     wait(_is_ended, seconds=60)
     _see_that_the_budget_was_kept(session, priced, view(plan.job_id), budget_calls=30)
-    _give_more(session, plan.job_id, 5.0)
-    retry(plan.job_id)
+    retry(plan.job_id, budget_usd=5.0)
     wait(_is_ended, seconds=60)
     assert view(plan.job_id).status == JobStatus.COMPLETED
     assert number_of(session, "alignments") == 100
