@@ -38,6 +38,8 @@ class Behaviour:
     # The next calls are answered so.
     fail_next: int = 0
     fail_status: int = 503
+    # The next calls are answered with just these.
+    answer_next: list[Answer] = field(default_factory=list)
     # The next calls are hung up on before an answer, or in the middle of one.
     reset_next: int = 0
     truncate_next: int = 0
@@ -85,6 +87,7 @@ class Seen:
     batch_sizes: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
     first_at: float = 0.0
     last_at: float = 0.0
 
@@ -161,7 +164,7 @@ class AiServer:
             await writer.drain()
             return True
         now = self.behaviour
-        self._note(headers)
+        self._note(headers, body)
         self._at_once += 1
         self.seen.most_at_once = max(self.seen.most_at_once, self._at_once)
         try:
@@ -199,16 +202,19 @@ class AiServer:
         await writer.drain()
         return True
 
-    def _note(self, headers: dict[str, str]) -> None:
+    def _note(self, headers: dict[str, str], body: bytes) -> None:
         self.seen.calls += 1
         self.seen.first_at = self.seen.first_at or time.time()
         if self._keeps_texts:
             self.seen.headers.append(headers)
+            self.seen.asked.append(orjson.loads(body))
 
     def _work(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         meanwhile, self.behaviour.meanwhile = self.behaviour.meanwhile, None
         if meanwhile is not None:
             meanwhile()
+        if self.behaviour.answer_next:
+            return self.behaviour.answer_next.pop(0)
         refused = self._refuse(headers, body)
         if refused is not None:
             return refused

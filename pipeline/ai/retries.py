@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 _TRIES, _TRIES_IF_BUSY = 3, 12
 _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
-_PAUSE_SECONDS = 0.1
+# What the server itself asks for, and what others have learned, is waited for at the gate.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 
 class InputFaultError(PermanentError):
@@ -49,10 +50,15 @@ async def call_again(
                 raise
             if tries >= (_TRIES_IF_BUSY if error.status == _TOO_MANY_REQUESTS else _TRIES):
                 raise
-            await asyncio.sleep(_PAUSE_SECONDS * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            await asyncio.sleep(_pause(tries))
         except TransientError:
             if tries >= _TRIES:
                 raise
+
+
+def _pause(tries: int) -> float:
+    longest = min(_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - jitter, no secret
 
 
 async def _is_well(probe: Callable[[], Awaitable[object]]) -> bool:

@@ -1,0 +1,83 @@
+"""Servers as the providers call them, with pauses too short to be felt."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline.ai import AiConfig, Provider, open_provider, run
+from pipeline.ai.http import HttpServer, Json
+from pipeline.settings import get_settings
+from tests.ai_server import AiServer
+
+KEY = "sk-test-0123456789"
+
+
+@pytest.fixture
+def ai_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change what the calls of this process are allowed: any of the settings, also below their bounds."""
+
+    def _change(**values: object) -> None:
+        changed = get_settings().model_copy(update=values)
+        for module in ("gate", "http"):
+            monkeypatch.setattr(f"pipeline.ai.{module}.get_settings", lambda: changed)
+
+    return _change
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure is followed by a pause all the same, and by one so short that nobody waits for it."""
+    monkeypatch.setattr("pipeline.ai.health._SHORTEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.ai.retries._PAUSE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def make_provider(
+    empty_database: None,  # noqa: ARG001 - the gate asks it
+    ai_server: AiServer,
+) -> Callable[..., Provider]:
+    """Open providers of the server."""
+
+    def _make(kind: str = "lmstudio", **values: object) -> Provider:
+        config = {"llm_model": "chatter", "embedding_model": "embedder"} | values
+        return open_provider(AiConfig(kind, ai_server.url, **config))  # type: ignore[arg-type]  # by name
+
+    return _make
+
+
+class Caller:
+    """One server over HTTP, without a provider before it."""
+
+    def __init__(self, url: str, key: str = KEY) -> None:
+        self.server = HttpServer(url, key=key, headers={}, setting="ai_host", key_setting="ai_key")
+
+    async def _post(self, text: str) -> Json:
+        async def account(_answer: Json) -> None:
+            """Nobody pays."""
+
+        body = {"model": "embedder", "input": [text]}
+        return await self.server.post("/embeddings", body, model="embedder", account=account)
+
+    def post(self, text: str = "a text") -> Json:
+        return run(self._post(text))
+
+    def post_at_once(self, count: int) -> list[Json | BaseException]:
+        async def work() -> list[Json | BaseException]:
+            calls = [self._post(f"text {number}") for number in range(count)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        return run(work())
+
+
+@pytest.fixture
+def make_caller(empty_database: None) -> Iterator[Callable[..., Caller]]:  # noqa: ARG001 - as above
+    made = []
+
+    def _make(url: str, key: str = KEY) -> Caller:
+        made.append(Caller(url, key))
+        return made[-1]
+
+    yield _make
+    for caller in made:
+        run(caller.server.close())
