@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
+from sqlalchemy import text
 
 from pipeline.ai import AiConfig, Provider, open_provider, run
 from pipeline.ai.http import HttpServer, Json
+from pipeline.database import transaction
 from pipeline.settings import get_settings
 from tests.ai_server import AiServer
 
@@ -33,8 +35,15 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_known_servers(servers: None) -> None:  # noqa: ARG001 - it must run
+    """Forget how AI servers did: all of the database that a call by itself asks."""
+    with transaction() as session:
+        session.execute(text("DELETE FROM ai_servers"))
+
+
+@pytest.fixture
 def make_provider(
-    empty_database: None,  # noqa: ARG001 - the gate asks it
+    no_known_servers: None,  # noqa: ARG001 - it must run
     ai_server: AiServer,
 ) -> Callable[..., Provider]:
     """Open providers of the server."""
@@ -52,15 +61,15 @@ class Caller:
     def __init__(self, url: str, key: str = KEY) -> None:
         self.server = HttpServer(url, key=key, headers={}, setting="ai_host", key_setting="ai_key")
 
-    async def _post(self, text: str) -> Json:
+    async def _post(self, entry: str) -> Json:
         async def account(_answer: Json) -> None:
             """Nobody pays."""
 
-        body = {"model": "embedder", "input": [text]}
+        body = {"model": "embedder", "input": [entry]}
         return await self.server.post("/embeddings", body, model="embedder", account=account)
 
-    def post(self, text: str = "a text") -> Json:
-        return run(self._post(text))
+    def post(self, entry: str = "a text") -> Json:
+        return run(self._post(entry))
 
     def post_at_once(self, count: int) -> list[Json | BaseException]:
         async def work() -> list[Json | BaseException]:
@@ -71,7 +80,7 @@ class Caller:
 
 
 @pytest.fixture
-def make_caller(empty_database: None) -> Iterator[Callable[..., Caller]]:  # noqa: ARG001 - as above
+def make_caller(no_known_servers: None) -> Iterator[Callable[..., Caller]]:  # noqa: ARG001 - it must run
     made = []
 
     def _make(url: str, key: str = KEY) -> Caller:
