@@ -7,9 +7,11 @@ the key.
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import httpx
@@ -80,6 +82,7 @@ class HttpServer:
         slots = get_settings().ai_concurrency
         self._client = httpx.AsyncClient(
             headers=sent,
+            verify=_trusted(),
             timeout=httpx.Timeout(self._call_seconds, connect=_CONNECT_SECONDS, pool=None),
             # A connection a slot, kept as long as the process.
             limits=httpx.Limits(
@@ -215,6 +218,12 @@ class HttpServer:
         if self._key:
             line = line.replace(self._key, "***")
         return line if len(line) <= _QUOTED_CHARS else line[:_QUOTED_CHARS] + "…"
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    # Reading all certificates takes longer than many a call.
+    return httpx.create_ssl_context()
 
 
 class RefusedAnswerError(PermanentError):
