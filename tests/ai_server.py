@@ -101,10 +101,13 @@ class AiServer:
         self.port = 0
         self._keeps_texts = keeps_texts
         self._at_once = 0
+        self._wanted_port = 0
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = threading.Event()
-        self._wanted_port = 0
 
     @property
     def url(self) -> str:
@@ -122,6 +125,11 @@ class AiServer:
         """Hang up and stop listening."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def restart(self) -> None:
+        """Listen again where it listened before it was stopped."""
+        self._prepare()
+        self.start(self.port)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
