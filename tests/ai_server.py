@@ -26,6 +26,9 @@ Answer = tuple[int, bytes, Mapping[str, str]]
 _REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
 
 
+_HANGS_UP = b"HTTP/1.1 0 "
+
+
 @dataclass
 class Behaviour:
     """What the server does. Counts go down with each call that they touch; 0 means never."""
@@ -45,7 +48,7 @@ class Behaviour:
     truncate_next: int = 0
     # A byte at a time, with this pause.
     drip: float = 0.0
-    # Words in an input that make the whole request fail with the status.
+    # Words in an input that make the whole request fail with the status; 0 hangs up.
     poison: dict[str, int] = field(default_factory=dict)
     key: str = ""
     is_without_credit: bool = False
@@ -122,7 +125,9 @@ class AiServer:
         return self
 
     def stop(self) -> None:
-        """Hang up and stop listening."""
+        """Hang up and stop listening; once more does nothing."""
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -191,8 +196,8 @@ class AiServer:
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> bool:
         now = self.behaviour
-        if now.reset_next:
-            now.reset_next -= 1
+        if now.reset_next or data.startswith(_HANGS_UP):
+            now.reset_next = max(now.reset_next - 1, 0)
             writer.transport.abort()
             return False
         if now.truncate_next:

@@ -26,34 +26,38 @@ class InputFaultError(PermanentError):
 async def call_again(
     provider: Provider, call: Callable[[], Awaitable[T]], probe: Callable[[], Awaitable[object]]
 ) -> T:
-    """Make a call up to three times.
+    """Make a call up to three times, and see whose fault it is when none succeeds.
+
+    A server that hangs up, is too slow or away may be in trouble where it just answered: the input is blamed
+    only after three further tries, each beside a call that succeeded. A status of 500 is believed sooner.
 
     Args:
         provider: whose call it is; its gate waits where the server wants to be left alone.
         call: the call.
-        probe: a small call of known good input, to see whether the server is well.
+        probe: a small call of known good input.
 
     Raises:
         TransientError: the server is in trouble.
         InputFaultError: the server answers others and fails at this input each time.
         PipelineError: any other error of the call, at once.
     """
-    began, tries = time.monotonic(), 0
+    began, tries, blames = time.monotonic(), 0, 0
     while True:
         tries += 1
         try:
             return await call()
-        except ServerError as error:
-            if error.status == _SERVER_FAULT and tries >= _TRIES:
-                if provider.succeeded_since(began) or await _is_well(probe):
+        except TransientError as error:
+            status = error.status if isinstance(error, ServerError) else None
+            is_busy, is_fault = status == _TOO_MANY_REQUESTS, status == _SERVER_FAULT
+            if tries >= (_TRIES_IF_BUSY if is_busy else _TRIES):
+                is_well = is_fault and provider.succeeded_since(began)
+                if is_busy or not (is_well or await _is_well(probe)):
+                    raise
+                blames += 1
+                if is_fault or blames > _TRIES:
                     raise InputFaultError(str(error)) from error
-                raise
-            if tries >= (_TRIES_IF_BUSY if error.status == _TOO_MANY_REQUESTS else _TRIES):
-                raise
-            await asyncio.sleep(_pause(tries))
-        except TransientError:
-            if tries >= _TRIES:
-                raise
+            if status is not None:
+                await asyncio.sleep(_pause(tries))
 
 
 def _pause(tries: int) -> float:

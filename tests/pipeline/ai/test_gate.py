@@ -76,7 +76,7 @@ def test_a_pause_that_a_server_asks_for_holds_for_everybody_of_this_process(
 def test_a_pause_that_a_server_asks_for_holds_for_other_processes(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
-    ai_server.behaviour.fail_next, ai_server.behaviour.fail_status = 1, 503
+    ai_server.behaviour.fail_next, ai_server.behaviour.fail_status = 1, 429
     ai_server.behaviour.retry_after = "30"
     with pytest.raises(ServerError):
         run(make_provider().embed(["a text"]))
@@ -209,7 +209,6 @@ def test_who_only_asks_for_the_list_of_models_waits_no_longer_than_the_patience(
     _change("failing_since = now() - interval '31 min'")
     with pytest.raises(FatalError, match="31 min"):
         run(provider.models())
-    ai_server.restart()
 
 
 def test_a_fault_of_one_input_does_not_pause_the_others(
@@ -225,6 +224,40 @@ def test_a_fault_of_one_input_does_not_pause_the_others(
     assert settled.failures[7].code == "SERVER_ERROR"
     assert settled.results.keys() == set(range(20)) - {7}
     assert _state() is None
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("status", [0, 502])
+def test_an_input_at_which_the_server_dies_each_time_holds_nothing_up_for_ever(
+    ai_server: AiServer, make_provider: MakeProvider, status: int
+) -> None:
+    ai_server.behaviour.poison = {"text 7": status}
+    settled = embed_texts(_one_by_one(make_provider), TEXTS[:20])
+    assert settled.stopped_by is None
+    assert {place: error.code for place, error in settled.failures.items()} == {7: "SERVER_ERROR"}
+    assert settled.results.keys() == set(range(20)) - {7}
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_no_input_is_blamed_for_a_server_that_is_busy(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.poison = {"text 1": 429}
+    settled = embed_texts(_one_by_one(make_provider), ["text 1"])
+    assert isinstance(settled.stopped_by, ServerError)
+    assert settled.stopped_by.status == 429
+    assert (settled.failures, ai_server.seen.calls) == ({}, 12)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_server_that_comes_back_before_it_is_asked_how_it_is_has_no_input_blamed(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    provider = _one_by_one(make_provider)
+    run(provider.embed(["a text"]))
+    ai_server.behaviour.reset_next = 3
+    settled = embed_texts(provider, ["text 1"])
+    assert (settled.results.keys(), settled.failures) == ({0}, {})
 
 
 def test_a_database_that_stumbles_is_no_fault_of_the_server(
