@@ -7,16 +7,22 @@ from flask import Flask, Response, jsonify
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from api.ai import blueprint as ai
+from api.analytics import blueprint as analytics
 from api.ingest import blueprint as ingest
 from api.jobs import blueprint as jobs
+from api.similarity import blueprint as similarity
 from api.status import blueprint as status
 from pipeline.errors import (
+    AnswerError,
     ConflictError,
     DuplicateError,
     EmptyFileError,
+    FatalError,
     NotFoundError,
     PermanentError,
     PipelineError,
+    ServerError,
     TransientError,
 )
 from pipeline.settings import get_settings
@@ -29,9 +35,14 @@ _STATUS: tuple[tuple[type[PipelineError], int], ...] = (
     (DuplicateError, 409),
     (ConflictError, 409),
     (EmptyFileError, 400),
+    (AnswerError, 502),
     (PermanentError, 400),
+    (ServerError, 502),
     (TransientError, 503),
+    # In a request nothing else cannot go on but a model that is refused or not set.
+    (FatalError, 502),
 )
+_BAD_GATEWAY = 502
 _HTTP_CODES = {
     401: "AUTH_REQUIRED",
     403: "INSUFFICIENT_PERMISSIONS",
@@ -51,6 +62,9 @@ def create_app() -> Flask:
     app.register_blueprint(status)
     app.register_blueprint(ingest)
     app.register_blueprint(jobs)
+    app.register_blueprint(analytics)
+    app.register_blueprint(similarity)
+    app.register_blueprint(ai)
     app.register_error_handler(PipelineError, _pipeline_error)
     app.register_error_handler(ValidationError, _validation_error)
     app.register_error_handler(HTTPException, _http_error)
@@ -66,6 +80,8 @@ def _envelope(
 
 def _pipeline_error(error: PipelineError) -> tuple[Response, int]:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    if status == _BAD_GATEWAY:
+        return _envelope(status, "AI_SERVICE_ERROR", str(error), {"reason": error.code})
     if isinstance(error, TransientError):
         return _envelope(status, "DATABASE_ERROR", "the database is not available: try again shortly")
     job_id = getattr(error, "job_id", None)

@@ -3,18 +3,28 @@
 import io
 from typing import BinaryIO, cast
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
+from api.answers import answer
 from api.auth import require_role, require_writer
 from pipeline.analyze import require_guidelines
 from pipeline.database import transaction
 from pipeline.errors import InputError
 from pipeline.ingest.fetched import submit_url
 from pipeline.ingest.submit import Submission, submit_csv
+from pipeline.jobs import view_jobs
 from pipeline.projects import find_project
 from pipeline.tokens import Bearer
-from schemas.bodies import CsvForm, SubmissionAnswer, SubmissionForm, UrlForm
-from schemas.enums import UserRole
+from pipeline.vectorize import start_vectorization
+from schemas.bodies import (
+    CsvForm,
+    JobAnswer,
+    SubmissionAnswer,
+    SubmissionForm,
+    UrlForm,
+    VectorizationBody,
+)
+from schemas.enums import JobKind, UserRole
 from tasks import publish
 
 blueprint = Blueprint("ingest", __name__, url_prefix="/api/ingest")
@@ -43,6 +53,20 @@ def submit_by_url() -> tuple[Response, int]:
     return _accept(submission, "the batch will be fetched and loaded")
 
 
+@blueprint.post("/retroactive-vectorization")
+def vectorize() -> tuple[Response, int]:
+    """Embed a project's records whose embedding is pending or does not count, and answer with the job."""
+    bearer = require_role(UserRole.MANAGER)
+    body = VectorizationBody.model_validate(request.get_json())
+    with transaction() as session:
+        project_id = find_project(session, body.project_id).id
+        require_writer(session, bearer, project_id)
+        start = start_vectorization(session, project_id, is_all=body.all)
+        status = view_jobs(session, JobKind.INGEST, ids=[start.job_id])[0].status
+    publish([start.plan])
+    return answer(JobAnswer(job_id=start.job_id, status=status)), 202
+
+
 def _find_project(form: SubmissionForm, bearer: Bearer) -> str:
     with transaction() as session:
         project_id = find_project(session, form.project_id).id
@@ -54,10 +78,10 @@ def _find_project(form: SubmissionForm, bearer: Bearer) -> str:
 
 def _accept(submission: Submission, message: str) -> tuple[Response, int]:
     publish([submission.plan])
-    answer = SubmissionAnswer(
+    body = SubmissionAnswer(
         job_id=submission.job_id, message=message, estimated_records=submission.estimated_records
     )
-    return jsonify(answer.model_dump(by_alias=True)), 202
+    return answer(body), 202
 
 
 def _read_form() -> tuple[CsvForm, BinaryIO, str]:

@@ -1,8 +1,9 @@
 """`/api/ingest`: jobs that are there. Programs name them by their whole id."""
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 from sqlalchemy.orm import Session
 
+from api.answers import answer, progress_of, spent_of
 from api.auth import require_role, require_writer
 from pipeline.database import transaction
 from pipeline.errors import InputError, NotFoundError
@@ -13,14 +14,12 @@ from pipeline.removal import count_records, delete_job, find_removal, remove_bat
 from pipeline.runner import publish_next
 from pipeline.settings import get_settings
 from schemas.bodies import (
-    Body,
     DeletionAnswer,
     IngestStatus,
     JobAnswer,
     JobBody,
     JobList,
     JobsQuery,
-    Progress,
 )
 from schemas.enums import JobKind, UserRole
 from tasks import publish, publish_removals
@@ -40,7 +39,7 @@ def job_status() -> Response:
         raise InputError("jobId is missing: add ?jobId=...")
     with transaction() as session:
         view = _find_job(session, job_id)
-    return _answer(_status_body(view))
+    return answer(_status_body(view))
 
 
 @blueprint.get("/jobs")
@@ -51,7 +50,7 @@ def jobs() -> Response:
     with transaction() as session:
         project_id = find_project(session, query.project_id).id if query.project_id else None
         views = view_jobs(session, JobKind.INGEST, project_id=project_id, limit=query.limit)
-    return _answer(JobList(jobs=[_status_body(view) for view in views]))
+    return answer(JobList(jobs=[_status_body(view) for view in views]))
 
 
 @blueprint.post("/cancel")
@@ -63,7 +62,7 @@ def cancel() -> Response:
         require_writer(session, bearer, _find_job(session, job_id).project_id)
         cancel_job(session, job_id)
         status = _find_job(session, job_id).status
-    return _answer(JobAnswer(job_id=job_id, status=status))
+    return answer(JobAnswer(job_id=job_id, status=status))
 
 
 @blueprint.post("/retry")
@@ -76,7 +75,7 @@ def retry() -> tuple[Response, int]:
         retry_job(session, job_id)
         status = _find_job(session, job_id).status
     publish(publish_next(job_id, get_settings().publish_window))
-    return _answer(JobAnswer(job_id=job_id, status=status)), 202
+    return answer(JobAnswer(job_id=job_id, status=status)), 202
 
 
 @blueprint.delete("/jobs/<job_id>")
@@ -93,8 +92,8 @@ def delete(job_id: str) -> tuple[Response, int]:
         publish_removals([job_id])
         with transaction() as session:
             remaining = count_records(session, job_id)
-    answer = DeletionAnswer(job_id=job_id, deleted_records=progress.deleted, remaining_records=remaining)
-    return _answer(answer), 200 if progress.is_over else 202
+    body = DeletionAnswer(job_id=job_id, deleted_records=progress.deleted, remaining_records=remaining)
+    return answer(body), 200 if progress.is_over else 202
 
 
 @blueprint.get("/jobs/<job_id>/rejects.csv")
@@ -119,10 +118,6 @@ def _find_job(session: Session, job_id: str) -> JobView:
     return views[0]
 
 
-def _answer(body: Body) -> Response:
-    return jsonify(body.model_dump(by_alias=True, mode="json"))
-
-
 def _status_body(view: JobView) -> IngestStatus:
     if view.type is None:
         raise NotFoundError(f"{view.id} is no ingest job")
@@ -138,19 +133,6 @@ def _status_body(view: JobView) -> IngestStatus:
         error=view.error,
         created_at=view.created_at,
         updated_at=view.updated_at,
-        progress=_progress(view),
-    )
-
-
-def _progress(view: JobView) -> Progress | None:
-    if not view.stages:
-        return None
-    stage = view.stages[-1]
-    return Progress(
-        stage=stage.stage,
-        done=stage.settled,
-        total=stage.total,
-        failed=stage.failed,
-        rate_per_second=stage.rate,
-        eta_seconds=stage.eta_seconds,
+        progress=progress_of(view),
+        spent=spent_of(view),
     )

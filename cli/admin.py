@@ -10,9 +10,11 @@ from cli.output import JsonOption, console, print_json, print_table
 from pipeline.database import get_engine
 from pipeline.doctor import diagnose
 from pipeline.migrations import check as check_drift
+from pipeline.migrations import prepare_database
 from pipeline.migrations import upgrade as upgrade_schema
 from pipeline.probe import ModelAnswer, probe_models
-from pipeline.system_settings import KNOWN, list_settings, write_setting
+from pipeline.similarity import build_indexes, drop_indexes
+from pipeline.system_settings import KNOWN, list_settings, read_ai_config, write_setting
 from pipeline.tokens import create_token, list_tokens, revoke_token
 from tasks.workers import count_workers
 
@@ -43,6 +45,20 @@ def db_check() -> None:
     console.print("the database is as the models say")
 
 
+@database_app.command("index")
+def db_index(
+    *, drop: Annotated[bool, typer.Option("--drop", help="Take the indexes away instead.")] = False
+) -> None:
+    """Index the embeddings by pgvector: `similar` and `search` take less time, and embedding takes more."""
+    prepare_database()
+    if drop:
+        names = drop_indexes(get_engine())
+        console.print(f"taken away: {', '.join(names) or 'there was none'}", highlight=False)
+        return
+    for name in build_indexes(get_engine()):
+        console.print(f"made: {name}", highlight=False)
+
+
 @settings_app.command("list")
 def settings_list(*, as_json: JsonOption = False) -> None:
     """Show every setting; of a secret only whether it is set."""
@@ -68,7 +84,8 @@ def settings_set(key: str, value: str) -> None:
 def settings_test(*, as_json: JsonOption = False) -> None:
     """Call the configured models once each; exit 0 only if both answer."""
     with database() as session:
-        answers = probe_models(session)
+        config = read_ai_config(session)
+    answers = probe_models(config)
     if as_json:
         print_json(answers)
     else:

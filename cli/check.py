@@ -1,5 +1,6 @@
 """`opspipe check`: what a load would make of a file, before anything is submitted."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from cli.ingest import (
     TypeOption,
     make_options,
 )
-from cli.output import JsonOption, console, errors, print_json, print_table
+from cli.output import JsonOption, console, errors, format_usd, print_json, print_table
 from pipeline.ingest.check import CheckReport, check_file
 from pipeline.settings import get_settings
 from schemas.options import IngestOptions
@@ -53,7 +54,8 @@ def check(
     )
     report = _check(file, options)
     if as_json:
-        print_json(report)
+        more = {"estimated_tokens": report.estimated_tokens, "estimated_cost_usd": _estimate_cost(report)}
+        print_json(asdict(report) | more)
     else:
         _show(file, report)
 
@@ -106,7 +108,16 @@ def _lines(lines: list[int], count: int) -> str:
 
 def _cost(report: CheckReport) -> str:
     tokens = f"About {report.estimated_tokens:,} tokens to embed"
-    provider = get_settings().ai_provider or "local"
-    if provider == "local":
-        return f"{tokens}; the provider local costs nothing."
-    return f"{tokens}; multiply by what {provider} asks for a token."
+    cost = _estimate_cost(report)
+    if cost is None:
+        return f"{tokens}; what they cost is not known: EMBEDDING_PRICE says it (USD a million tokens)."
+    return f"{tokens}; {format_usd(cost)}." if cost else f"{tokens}; the provider local costs nothing."
+
+
+def _estimate_cost(report: CheckReport) -> float | None:
+    """Give the price of the embeddings in USD as the environment says it; None where nobody does."""
+    settings = get_settings()
+    if (settings.ai_provider or "local") == "local":
+        return 0.0
+    price = settings.embedding_price
+    return report.estimated_tokens * float(price) / 1e6 if price else None

@@ -4,19 +4,17 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from cli.bonus import print_standings
-from cli.output import console, format_seconds, print_table
+from cli.output import console, format_seconds, print_table, shorten
 from pipeline.bonus import WindowStandings
 from pipeline.jobs import JobView
 from pipeline.sample import SampleFacts
 from pipeline.similarity import nearest_records
-from schemas.enums import Stage
 from schemas.own import Alignment
 from schemas.reference import DataRecord
 
 _BAR_WIDTH = 40
 _EXAMPLES = 3
 _NEIGHBOURS = 2
-_STAGE_NAMES = {Stage.LOAD: "load", Stage.VECTORIZE: "vectorize", Stage.ANALYZE: "analyze"}
 
 # One question an invariant; each asks for the number of rows that break it.
 _BROKEN = {
@@ -117,24 +115,19 @@ def _print_neighbours(session: Session) -> None:
         .limit(_EXAMPLES)
     ).all()
     for record in examples:
-        console.print(f"  {_short(record.content)}", highlight=False, markup=False)
+        console.print(f"  {shorten(record.content)}", highlight=False, markup=False)
         for neighbour in nearest_records(session, record.id, limit=_NEIGHBOURS):
             console.print(
-                f"    {neighbour.similarity:.2f}  {_short(neighbour.content)}", highlight=False, markup=False
+                f"    {neighbour.similarity:.2f}  {shorten(neighbour.content)}", highlight=False, markup=False
             )
     console.print()
-
-
-def _short(content: str, *, width: int = 90) -> str:
-    line = " ".join(content.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _print_stages(views: list[JobView]) -> None:
     print_table(
         ("stage", "records", "time", "records/s"),
         (
-            (_STAGE_NAMES[stage.stage], stage.settled, format_seconds(stage.seconds), round(stage.rate or 0))
+            (stage.stage, stage.settled, format_seconds(stage.seconds), round(stage.rate or 0))
             for view in views
             for stage in view.stages
         ),

@@ -7,16 +7,14 @@ import typer
 from pydantic import ValidationError
 
 from cli.common import database
-from cli.output import console, errors
-from cli.progress import describe, describe_skipped, watch_job
-from cli.services import some_workers
+from cli.output import console
+from cli.wait import wait_for
 from pipeline.analyze import require_guidelines
 from pipeline.errors import InputError
 from pipeline.ingest.fetched import submit_url
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import JobView
 from pipeline.projects import ensure_project
-from schemas.enums import JobStatus, RecordType
+from schemas.enums import RecordType
 from schemas.options import IngestOptions
 from tasks import publish
 
@@ -76,7 +74,7 @@ def ingest(
     if not wait:
         console.print("Follow with [bold]opspipe watch JOB[/]; jobs run while `opspipe up` does.")
         return
-    if not all([_wait_for(job_id, follow=analyze) for job_id in job_ids]):  # noqa: C419 - every job is waited for
+    if not all([wait_for(job_id, follow=analyze) for job_id in job_ids]):  # noqa: C419 - every job is waited for
         raise typer.Exit(1)
 
 
@@ -132,20 +130,3 @@ def _submit(source: str, project_id: str, options: IngestOptions, *, force: bool
     publish([submission.plan])
     console.print(f"{source}: job [bold]{submission.job_id}[/], {size}", soft_wrap=True)
     return submission.job_id
-
-
-def _wait_for(job_id: str, *, follow: bool) -> bool:
-    with some_workers() as on_poll:
-        views = watch_job(job_id, follow=follow, on_poll=on_poll)
-    for view in views:
-        show_outcome(view)
-    return all(view.status is JobStatus.COMPLETED for view in views)
-
-
-def show_outcome(view: JobView) -> None:
-    """Say how a job ended: on stdout where it completed, on stderr where not."""
-    target = console if view.status is JobStatus.COMPLETED else errors
-    target.print(describe(view), highlight=False, soft_wrap=True)
-    skipped = describe_skipped(view)
-    if skipped:
-        console.print(skipped, highlight=False, soft_wrap=True)

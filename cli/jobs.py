@@ -10,21 +10,25 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from cli.common import database
-from cli.ingest import show_outcome
-from cli.output import JsonOption, console, errors, print_json, print_table
-from cli.progress import watch_job
-from cli.services import some_workers
+from cli.output import JsonOption, console, errors, format_usd, print_json, print_table
+from cli.progress import describe_counts
+from cli.wait import wait_for
 from pipeline.ingest.rejects import write_rejects
 from pipeline.jobs import JobView, cancel_job, resolve_job, retry_job, view_jobs
 from pipeline.projects import find_project
 from pipeline.removal import count_records, delete_job, remove_batches
 from pipeline.runner import publish_next
 from pipeline.settings import get_settings
-from schemas.enums import JobKind, JobStatus
+from schemas.enums import JobKind
 from tasks import publish
 
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="A job's id, or an unambiguous beginning of it.")
+]
+
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(metavar="USD", min=0, help="What an analysis may cost in all, what it has cost included."),
 ]
 
 
@@ -50,28 +54,25 @@ def jobs(
     if as_json:
         print_json(views)
         return
-    print_table(("job", "project", "status", "counts", "created (UTC)"), (_row(view) for view in views))
+    print_table(
+        ("job", "project", "status", "counts", "cost", "created (UTC)"), (_row(view) for view in views)
+    )
     for view in views:
         if view.error:
             console.print(f"{view.id}: {view.error}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(view: JobView) -> tuple[object, ...]:
-    if view.kind is JobKind.ANALYTICS:
-        counts = f"{view.processed_count:,} of {view.total_records:,} analyzed"
-    else:
-        counts = f"{view.saved_count:,} + {view.skipped_count:,} skipped of {view.total_records:,}"
-    return (view.id, view.project_name, view.status, counts, f"{view.created_at:%m-%d %H:%M}")
+    cost = format_usd(view.spent.cost_usd) if view.spent and view.spent.cost_usd else ""
+    counts = describe_counts(view)
+    return (view.id, view.project_name, view.status, counts, cost, f"{view.created_at:%m-%d %H:%M}")
 
 
 def watch(job: JobArgument) -> None:
     """Show a job's progress until it has ended; exit 0 only if it completed."""
     with database() as session:
         _, job_id = resolve_job(session, job)
-    with some_workers() as on_poll:
-        view = watch_job(job_id, on_poll=on_poll)[0]
-    show_outcome(view)
-    if view.status is not JobStatus.COMPLETED:
+    if not wait_for(job_id, follow=False):
         raise typer.Exit(1)
 
 
@@ -82,10 +83,10 @@ def cancel(job: JobArgument) -> None:
     console.print(f"job {job_id} is cancelled")
 
 
-def retry(job: JobArgument) -> None:
+def retry(job: JobArgument, *, budget: BudgetOption = None) -> None:
     """Take up what is unfinished in a failed or cancelled job."""
     with database() as session:
-        job_id = retry_job(session, job)
+        job_id = retry_job(session, job, budget_usd=budget)
     publish(publish_next(job_id, get_settings().publish_window))
     console.print(f"job {job_id} is taken up again")
 

@@ -62,6 +62,17 @@ def format_cell(cell: object) -> str:
     return str(cell)
 
 
+def shorten(content: str, *, width: int = 90) -> str:
+    """Write a text in one line of at most `width` characters."""
+    line = " ".join(content.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def format_usd(amount: float) -> str:
+    """Write an amount of money with as many digits as small prices need."""
+    return f"{amount:,.2f} USD" if amount >= 1 else f"{amount:.4f} USD"
+
+
 def format_seconds(seconds: float | None) -> str:
     """Write a duration as m:ss or h:mm:ss; a dash where unknown."""
     if seconds is None:

@@ -6,13 +6,18 @@ from contextlib import ExitStack
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from cli.output import console, format_seconds
+from cli.output import console, format_seconds, format_usd
 from pipeline.database import transaction
 from pipeline.jobs import JobView, StageProgress, view_job
 from schemas.enums import JobKind, JobStatus, Stage
 
 _POLL_SECONDS = 0.25
-_LABELS = {Stage.LOAD: "loaded", Stage.VECTORIZE: "embedded", Stage.ANALYZE: "analyzed"}
+_LABELS = {
+    Stage.LOAD: "loaded",
+    Stage.VECTORIZE: "embedded",
+    Stage.COMPARE: "compared",
+    Stage.ANALYZE: "analyzed",
+}
 
 
 class StageBars:
@@ -114,12 +119,30 @@ def _wait_for_follower(job_id: str, on_poll: Callable[[], None] | None) -> str:
 
 def describe(view: JobView) -> str:
     """Say in one line how a job stands."""
-    if view.kind is JobKind.ANALYTICS:
-        counts = f"{view.processed_count:,} of {view.total_records:,} records analyzed"
-    else:
-        counts = f"{view.saved_count:,} saved + {view.skipped_count:,} skipped = {view.total_records:,} rows"
     reason = f": {view.error}" if view.error else ""
-    return f"{view.kind} job {view.id} {view.status}, {counts}{reason}"
+    return f"{view.kind} job {view.id} {view.status}, {describe_counts(view)}{reason}"
+
+
+def describe_counts(view: JobView) -> str:
+    """Say how many records a job has dealt with."""
+    if view.kind is JobKind.ANALYTICS:
+        return f"{view.processed_count:,} of {view.total_records:,} records analyzed"
+    if view.stages and view.stages[0].stage is not Stage.LOAD:
+        return f"{view.stages[0].done:,} of {view.stages[0].total:,} records embedded"
+    return f"{view.saved_count:,} saved + {view.skipped_count:,} skipped = {view.total_records:,} rows"
+
+
+def describe_spent(view: JobView) -> str | None:
+    """Say what a job's calls of models have used; None where there were none."""
+    spent = view.spent
+    if spent is None:
+        return None
+    cost = f", {format_usd(spent.cost_usd)}" if spent.cost_usd else ""
+    budget = "" if view.budget_usd is None else f" of {format_usd(view.budget_usd)}"
+    return (
+        f"used: {spent.calls:,} calls, {spent.input_tokens:,} tokens read, "
+        f"{spent.output_tokens:,} written{cost}{budget}"
+    )
 
 
 def describe_skipped(view: JobView) -> str | None:

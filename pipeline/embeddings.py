@@ -7,7 +7,7 @@ calls a model or writes an embedding.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import Select, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Text, Uuid
 
+from pipeline.database import transaction
 from pipeline.errors import FatalError
 from schemas.own import EmbeddingSpace
 from schemas.reference import DataRecord
@@ -30,6 +31,19 @@ _FIND = text("""
     WHERE cardinality(record.embedding) = :dimensions AND record.content = wanted.content
     ORDER BY wanted.digest, known.record_id
 """).bindparams(bindparam("digests", type_=ARRAY(Uuid)), bindparam("texts", type_=ARRAY(Text)))
+# From somewhere on in the order of digests, and from the beginning where that was the end.
+_FORGET_GONE = text("""
+    WITH looked_at AS (
+        SELECT digest, record_id FROM record_embeddings
+        WHERE digest >= CAST(:start AS uuid) ORDER BY digest, record_id LIMIT :limit
+    ), gone AS (
+        DELETE FROM record_embeddings AS known USING looked_at
+        WHERE known.digest = looked_at.digest AND known.record_id = looked_at.record_id
+            AND NOT EXISTS (SELECT FROM data_records AS record WHERE record.id = looked_at.record_id)
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM looked_at) AS looked_at, (SELECT count(*) FROM gone) AS gone
+""")
 
 
 @dataclass(frozen=True)
@@ -162,3 +176,20 @@ def _found_dimensions(session: Session, project_id: str) -> int | None:
         .where(DataRecord.project_id == project_id, func.cardinality(DataRecord.embedding) > 0)
         .limit(1)
     )
+
+
+def forget_gone_records(*, limit: int = 100_000) -> int:
+    """Forget where embeddings came from whose records are gone; gives how many.
+
+    Looks at some of what is known, from a random place on: run now and then it comes past everything.
+
+    Args:
+        limit: how many to look at.
+    """
+    with transaction() as session:
+        row = session.execute(_FORGET_GONE, {"start": uuid4(), "limit": limit}).one()
+        forgotten, left = int(row.gone), limit - int(row.looked_at)
+        if left > 0:
+            row = session.execute(_FORGET_GONE, {"start": UUID(int=0), "limit": left}).one()
+            forgotten += int(row.gone)
+    return forgotten

@@ -2,13 +2,14 @@
 
 PipelineError
 ├── TransientError        try again later: rate limit, time-out, connection, 5xx, deadlock, restart
-│   └── ServerError       a server said so with a status of HTTP
+│   └── ServerError       an AI server said so, or did not answer
 ├── PermanentError        this input will never work
 │   ├── InputError        what a person gave is wrong; says what and what to do (code INVALID_INPUT)
 │   │   ├── EmptyFileError    the file has no header or no data record (EMPTY_FILE)
 │   │   ├── DuplicateError    the same bytes were loaded already (DUPLICATE_ENTRY)
 │   │   └── NotFoundError     no such project, job, window (RESOURCE_NOT_FOUND)
-│   └── ConflictError     the thing is in a state that does not allow this (JOB_ALREADY_RUNNING)
+│   ├── ConflictError     the thing is in a state that does not allow this (JOB_ALREADY_RUNNING)
+│   └── AnswerError       an AI server will not take this input, or its answer is of no use
 └── FatalError            stops the whole job: refused key, unknown model, no credit, unreadable file
 """
 
@@ -30,11 +31,11 @@ class TransientError(PipelineError):
 
 
 class ServerError(TransientError):
-    """A server answered a call with a status that may pass; `status` is that of HTTP."""
+    """An AI server did not do its work; `status` is that of HTTP, None where there was no answer."""
 
     code = "SERVER_ERROR"
 
-    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after=retry_after)
         self.status = status
 
@@ -81,6 +82,12 @@ class ConflictError(PermanentError):
     def __init__(self, message: str, *, job_id: str | None = None) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+
+class AnswerError(PermanentError):
+    """An AI server will not take this input, or what it answers is not to be believed; `code` says which."""
+
+    code = "INVALID_ANSWER"
 
 
 class FatalError(PipelineError):

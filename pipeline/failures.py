@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.ledger import Claim
 from schemas.enums import Stage
 from schemas.own import RecordFailure
-from schemas.reference import DataRecord
+from schemas.reference import DataRecord, IngestJob
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,18 @@ def _lock_alive(is_meant: ColumnElement[bool]) -> Select[str]:
 
 
 def list_chunk(session: Session, held: Claim, message: str) -> None:
-    """List every record of a chunk that was given up. Rows of a file are no records yet: none are listed."""
-    if held.ref.stage is Stage.LOAD:
+    """List every record of a chunk that was given up.
+
+    Rows of a file are no records yet, and a comparison is of many records: none of these are listed.
+    """
+    if held.ref.stage in {Stage.LOAD, Stage.COMPARE}:
         return
     is_of_chunk: ColumnElement[bool]
     if "ids" in held.span:
         is_of_chunk = DataRecord.id.in_(held.span["ids"])
     else:
         is_of_chunk = and_(
-            DataRecord.ingest_job_id == held.ref.job_id,
+            _is_of_job(held),
             DataRecord.id.between(held.span["first_id"], held.span["last_id"]),
         )
     columns = ("job_id", "stage", "record_id", "code", "message")
@@ -73,6 +76,13 @@ def list_chunk(session: Session, held: Claim, message: str) -> None:
         literal(message),
     ).where(DataRecord.id.in_(session.scalars(_lock_alive(is_of_chunk)).all()))
     session.execute(upsert(RecordFailure).from_select(columns, found).on_conflict_do_nothing())
+
+
+def _is_of_job(held: Claim) -> ColumnElement[bool]:
+    if "reembed" not in held.options:
+        return DataRecord.ingest_job_id == held.ref.job_id
+    job = select(IngestJob.project_id).where(IngestJob.id == held.ref.job_id)
+    return DataRecord.project_id == job.scalar_subquery()
 
 
 def forget_failures(session: Session, job_id: str, stage: str) -> None:

@@ -177,6 +177,8 @@ def _end_stage(session: Session, held: Claim, tally: StageTally) -> None:
     elif held.ref.stage is Stage.LOAD and tally.done_count and held.options["embed"]:
         change_status(session, held.kind, job_id, JobStatus.QUEUED_FOR_VEC, leaving=JobStatus.PROCESSING)
         ledger.open_stage(session, job_id, Stage.VECTORIZE)
+    elif held.ref.stage is Stage.VECTORIZE:
+        ledger.open_stage(session, job_id, Stage.COMPARE)
     else:
         change_status(session, held.kind, job_id, JobStatus.COMPLETED)
 

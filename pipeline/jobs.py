@@ -1,7 +1,7 @@
 """Jobs as people see them: listing, progress, cancelling, retrying."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,11 +10,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
-from pipeline.errors import ConflictError, NotFoundError
+from pipeline.ai import Usage, list_spent, read_spent
+from pipeline.errors import ConflictError, InputError, NotFoundError
 from pipeline.failures import forget_failures
 from pipeline.states import ENDED, RUNNING, WAITING, change_status, job_table, lock_job
 from pipeline.uploads import find_upload
 from schemas.enums import ChunkState, JobKind, JobStatus, RecordType, Stage
+from schemas.options import AnalysisOptions
 from schemas.own import WorkChunk, WorkJob, WorkStage
 from schemas.reference import AnalyticsJob, IngestJob, Project
 
@@ -68,7 +70,10 @@ class JobView:
     created_at: datetime
     updated_at: datetime
     stages: tuple[StageProgress, ...]
-    follower_id: str | None
+    follower_id: str | None = None
+    # What its calls of models have used; None before the first.
+    spent: Usage | None = None
+    budget_usd: float | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -130,9 +135,15 @@ def view_jobs(
         question = question.where(table.project_id == project_id)
     rows = session.execute(question).all()
     stages = _stages(session, [job.id for job, _ in rows])
-    followers = _followers(session, [job.id for job, _ in rows])
+    ids = [job.id for job, _ in rows]
+    followers, spent, budgets = _followers(session, ids), list_spent(session, ids), _budgets(session, ids)
     return [
-        _view(kind, job, project_name, stages.get(job.id, {}), followers.get(job.id))
+        replace(
+            _view(kind, job, project_name, stages.get(job.id, {})),
+            follower_id=followers.get(job.id),
+            spent=spent.get(job.id),
+            budget_usd=budgets.get(job.id),
+        )
         for job, project_name in rows
     ]
 
@@ -142,7 +153,6 @@ def _view(
     job: Any,  # noqa: ANN401 - a row of either job table
     project_name: str,
     stages: dict[Stage, StageProgress],
-    follower_id: str | None,
 ) -> JobView:
     ordered = tuple(stages[stage] for stage in Stage if stage in stages)
     return JobView(
@@ -161,7 +171,6 @@ def _view(
         created_at=job.created_at,
         updated_at=job.updated_at,
         stages=ordered,
-        follower_id=follower_id,
     )
 
 
@@ -196,6 +205,16 @@ def _followers(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
     return {row.follows_job_id: row.job_id for row in rows if row.follows_job_id}
 
 
+def _budgets(session: Session, job_ids: Sequence[str]) -> dict[str, float]:
+    budget = WorkJob.options["budget_usd"].as_float()
+    rows = session.execute(
+        select(WorkJob.job_id, budget).where(
+            WorkJob.job_id.in_(job_ids), func.jsonb_typeof(WorkJob.options["budget_usd"]) == "number"
+        )
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def _lock_resolved(session: Session, job_id: str) -> tuple[JobKind, str, JobStatus]:
     kind, full_id = resolve_job(session, job_id)
     status = lock_job(session, kind, full_id)
@@ -218,13 +237,20 @@ def cancel_job(session: Session, job_id: str) -> str:
     return full_id
 
 
-def retry_job(session: Session, job_id: str) -> str:
+def retry_job(session: Session, job_id: str, *, budget_usd: float | None = None) -> str:
     """Take up what is unfinished or failed in a failed or cancelled job again. Gives the full id.
 
+    Args:
+        session: the transaction to do it in.
+        job_id: the job, or an unambiguous beginning of its id.
+        budget_usd: what an analysis may cost in all from now on, what it has cost already included; None
+            leaves its budget as it is.
+
     Raises:
-        NotFoundError: there is no such job.
-        ConflictError: it is running or completed, or the project has another active analysis.
         NotFoundError: there is no such job, or its upload was removed before it was loaded.
+        InputError: the job is no analysis and so has no budget.
+        ConflictError: it is running or completed, the project has another active analysis, or the budget
+            is spent.
     """
     kind, full_id, status = _lock_resolved(session, job_id)
     if status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
@@ -234,6 +260,7 @@ def retry_job(session: Session, job_id: str) -> str:
         raise ConflictError(f"job {full_id} is {status} and has no work on the ledger: submit it again")
     if stage.stage == Stage.LOAD:
         find_upload(session, full_id)
+    _set_budget(session, kind, full_id, budget_usd)
     target = (WAITING if stage.planned_at is None else RUNNING)[Stage(stage.stage)]
     try:
         with session.begin_nested():
@@ -242,6 +269,23 @@ def retry_job(session: Session, job_id: str) -> str:
         raise ConflictError("the project is being analyzed by another job: wait for its end") from error
     _reopen(session, stage)
     return full_id
+
+
+def _set_budget(session: Session, kind: JobKind, job_id: str, budget_usd: float | None) -> None:
+    if budget_usd is not None:
+        if kind is not JobKind.ANALYTICS:
+            raise InputError(f"job {job_id} is no analysis: only these have a budget")
+        job = session.get_one(WorkJob, job_id)
+        options = AnalysisOptions.model_validate(job.options | {"budget_usd": budget_usd})
+        job.options = options.model_dump(mode="json")
+        session.flush()
+    budget, spent = _budgets(session, [job_id]).get(job_id), read_spent(session, job_id).cost_usd or 0.0
+    if budget is not None and spent >= budget:
+        raise ConflictError(
+            f"job {job_id} has cost {spent:.4g} USD and its budget is {budget:.4g} USD: "
+            "give a larger one with `--budget` (budgetUsd)",
+            job_id=job_id,
+        )
 
 
 def _is_open() -> ColumnElement[bool]:

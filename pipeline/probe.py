@@ -3,8 +3,6 @@
 import time
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
 from pipeline.ai import (
     AiConfig,
     Prompt,
@@ -20,7 +18,6 @@ from pipeline.ai.local import LocalProvider
 from pipeline.analyze.coverage import COVERAGE_MODEL, assess_coverage
 from pipeline.analyze.review import RecordText
 from pipeline.errors import PipelineError
-from pipeline.system_settings import read_ai_config
 
 _TEXT = "Does the model answer?"
 _QUESTION = Prompt(
@@ -48,13 +45,15 @@ class ModelAnswer:
     error: str | None = None
 
 
-def probe_models(session: Session) -> list[ModelAnswer]:
+def probe_models(config: AiConfig) -> list[ModelAnswer]:
     """Embed one text and ask one question.
+
+    Args:
+        config: which provider and models.
 
     Raises:
         FatalError: the settings name no provider that can be used.
     """
-    config = read_ai_config(session)
     provider = open_provider(config)
     return [_probe_embedding(provider), _probe_analysis(provider, config)]
 

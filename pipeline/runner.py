@@ -15,6 +15,7 @@ from pipeline.ingest.plan import plan_load
 from pipeline.lease import LeaseKeeper
 from pipeline.ledger import MAX_ATTEMPTS, PLAN, ChunkRef, Claim, LeaseLostError
 from pipeline.settings import get_settings
+from pipeline.similarity import compare_chunk, plan_compare
 from pipeline.vectorize import plan_vectorize, vectorize_chunk
 from schemas.enums import Stage
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 WORK: Mapping[Stage, tuple[Callable[[Claim], None], Callable[[Claim], None]]] = {
     Stage.LOAD: (plan_load, load_chunk),
     Stage.VECTORIZE: (plan_vectorize, vectorize_chunk),
+    Stage.COMPARE: (plan_compare, compare_chunk),
     Stage.ANALYZE: (plan_analyze, assess_chunk),
 }
 _SHORTEST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.5, 60.0

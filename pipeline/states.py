@@ -41,12 +41,15 @@ TRANSITIONS: Mapping[JobKind, Mapping[JobStatus, frozenset[JobStatus]]] = {
 RUNNING: Mapping[Stage, JobStatus] = {
     Stage.LOAD: S.PROCESSING,
     Stage.VECTORIZE: S.VECTORIZING,
+    Stage.COMPARE: S.VECTORIZING,
     Stage.ANALYZE: S.PROCESSING,
 }
 # The state of a job whose stage waits for its plan.
 WAITING: Mapping[Stage, JobStatus] = {
     Stage.LOAD: S.PENDING,
     Stage.VECTORIZE: S.QUEUED_FOR_VEC,
+    # The reference knows no state for it: to its clients it is the end of vectorizing.
+    Stage.COMPARE: S.VECTORIZING,
     Stage.ANALYZE: S.PENDING,
 }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.database import transaction
+from pipeline.embeddings import forget_gone_records
 from pipeline.removal import list_removals, remove_batches
 from pipeline.uploads import remove_expired_files, remove_stray_files, remove_unused_uploads
 
@@ -19,12 +20,14 @@ class Tidied:
     unused_uploads: int
     stray_files: int
     records: int
+    embedding_origins: int
 
 
 def tidy(now: datetime) -> Tidied:
     """Remove what is due at `now`; may be killed, and run by several at once."""
     return Tidied(
         records=_continue_removals(),
+        embedding_origins=forget_gone_records(),
         expired_files=remove_expired_files(now),
         unused_uploads=remove_unused_uploads(),
         stray_files=remove_stray_files(now),

@@ -50,6 +50,7 @@ class Stage(StrEnum):
 
     LOAD = "load"
     VECTORIZE = "vectorize"
+    COMPARE = "compare"
     ANALYZE = "analyze"
 
 

@@ -2,9 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+
+def _storable(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("it holds a NUL, which no text has and PostgreSQL does not store")
+    return value
+
+
+Sentence = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000),
+    AfterValidator(_storable),
+]
 
 
 class GuidelineFinding(BaseModel):
@@ -70,6 +81,26 @@ class LikertAnswer(BaseModel):
 
     realism: int = Field(ge=1, le=7, strict=True)
     quality: int = Field(ge=1, le=7, strict=True)
+
+
+class TrendsReport(BaseModel):
+    """What distinguishes a project's best records from its worst, whoever found it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: str = Field(min_length=1, description="What made this report, in one sentence")
+    summary: str = Field(min_length=1)
+    best: list[str]
+    worst: list[str]
+    advice: list[str]
+
+    def to_markdown(self) -> str:
+        """Render the text that is kept in `lastTaskAnalysis` and `lastFeedbackAnalysis`."""
+        parts = [f"_{self.method}_", self.summary]
+        for title, lines in (("Best", self.best), ("Worst", self.worst), ("Advice", self.advice)):
+            if lines:
+                parts.append(f"### {title}\n\n" + "\n".join(f"- {line}" for line in lines))
+        return "\n\n".join(parts)
 
 
 class TrendsAnswer(BaseModel):

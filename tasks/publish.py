@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 TASKS = {
     Stage.LOAD: ("ingest.plan", "ingest.load_chunk"),
     Stage.VECTORIZE: ("vectorize.plan", "vectorize.embed_chunk"),
+    Stage.COMPARE: ("vectorize.plan_compare", "vectorize.compare_chunk"),
     Stage.ANALYZE: ("analyze.plan", "analyze.assess_chunk"),
 }
 REMOVAL_TASK = "schedule.remove_job"

@@ -17,3 +17,15 @@ def plan(job_id: str) -> None:
 def embed_chunk(job_id: str, number: int) -> None:
     """Embed one batch of records and publish what comes next."""
     publish(run_chunk(ChunkRef(job_id, Stage.VECTORIZE, number)))
+
+
+@app.task(name="vectorize.plan_compare")
+def plan_compare(job_id: str) -> None:
+    """Split the comparison of new tasks with earlier ones into chunks and publish the first of them."""
+    publish(run_chunk(ChunkRef(job_id, Stage.COMPARE, PLAN)))
+
+
+@app.task(name="vectorize.compare_chunk")
+def compare_chunk(job_id: str, number: int) -> None:
+    """Compare the tasks of some people and publish what comes next."""
+    publish(run_chunk(ChunkRef(job_id, Stage.COMPARE, number)))

@@ -89,6 +89,8 @@ class Seen:
     texts: Counter[str] = field(default_factory=Counter)
     batch_sizes: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
+    # How many tokens an answer might take, by call.
+    rooms: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     first_at: float = 0.0
@@ -280,6 +282,7 @@ class AiServer:
         said = "\n".join(message["content"] for message in asked["messages"])
         if self._keeps_texts:
             self.seen.prompts.append(said)
+            self.seen.rooms.append(asked["max_tokens"])
         wanted = asked.get("response_format", {"type": "text"})
         if wanted["type"] not in now.answer_forms:
             return now.refusal_status, _error(f"response_format {wanted['type']} is not supported"), {}

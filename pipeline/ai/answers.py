@@ -11,19 +11,20 @@ import orjson
 
 from pipeline.ai.base import Usage, Vectors
 from pipeline.ai.http import InvalidAnswerError, RefusedAnswerError
-from pipeline.errors import FatalError, PermanentError
+from pipeline.errors import AnswerError, FatalError
 
+_QUOTED_CHARS = 100
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 _THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
 
 
-class EmptyAnswerError(PermanentError):
+class EmptyAnswerError(AnswerError):
     """The model answered with nothing."""
 
     code = "EMPTY_ANSWER"
 
 
-class TruncatedAnswerError(PermanentError):
+class TruncatedAnswerError(AnswerError):
     """The model's answer was cut off: it is not the whole of it."""
 
     code = "TRUNCATED_ANSWER"
@@ -116,7 +117,9 @@ def read_object(body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidAnswerError("the model's answer has no message")
     reason, content = choice.get("finish_reason"), message.get("content")
     if message.get("refusal") or reason == "content_filter":
-        raise RefusedAnswerError(f"the model refused: {message.get('refusal') or 'content filter'}")
+        said = str(message.get("refusal") or "content filter")
+        # Quoted, because it may hold what no text can.
+        raise RefusedAnswerError(f"the model refused: {said[:_QUOTED_CHARS]!r}")
     if reason == "length":
         raise TruncatedAnswerError("the model's answer was cut off at its longest length")
     if not isinstance(content, str) or not content.strip():
@@ -143,7 +146,7 @@ def _parse_object(content: str) -> dict[str, Any]:
             continue
         if isinstance(found, dict):
             return found
-    raise InvalidAnswerError(f"the model answered with no JSON object: {content.strip()[:100]!r}")
+    raise InvalidAnswerError(f"the model answered with no JSON object: {content.strip()[:_QUOTED_CHARS]!r}")
 
 
 def read_usage(body: Mapping[str, Any]) -> Usage:
@@ -162,4 +165,5 @@ def read_usage(body: Mapping[str, Any]) -> Usage:
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
+    """Believe a number of tokens that a call can have; what is kept of it has 32 bits."""
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0

@@ -8,6 +8,7 @@ from pipeline.ai.base import Completion, Prompt, Provider
 from pipeline.ai.loop import run
 from pipeline.ai.retries import call_again
 from pipeline.ai.settled import Settled, work_on_all
+from pipeline.ai.tokens import guess_tokens
 from pipeline.errors import PermanentError
 
 T = TypeVar("T")
@@ -72,11 +73,17 @@ async def _complete(provider: Provider, question: Question[T]) -> T:
             if error.code not in _WORTH_ASKING_AGAIN:
                 raise
             # The same question would get the same answer, and a longer one needs more room.
-            room = 2 if error.code == "TRUNCATED_ANSWER" else 1
-            prompt = replace(
-                prompt, temperature=_TEMPERATURE_AGAIN, max_output_tokens=room * prompt.max_output_tokens
-            )
+            is_cut = error.code == "TRUNCATED_ANSWER"
+            room = _more_room(provider, prompt) if is_cut else prompt.max_output_tokens
+            prompt = replace(prompt, temperature=_TEMPERATURE_AGAIN, max_output_tokens=room)
     return question.read(await _ask(provider, prompt))
+
+
+def _more_room(provider: Provider, prompt: Prompt) -> int:
+    """Give twice the room for an answer, as far as the model has it: more would be refused."""
+    context = provider.limits.llm_context
+    left = context - guess_tokens(prompt.system + prompt.user, provider.llm_model)
+    return max(prompt.max_output_tokens, min(2 * prompt.max_output_tokens, left))
 
 
 async def _ask(provider: Provider, prompt: Prompt) -> Completion:

@@ -11,7 +11,7 @@ from pipeline.ai.health import Health
 from pipeline.ai.settled import check_wanted
 from pipeline.ai.slots import Slots
 from pipeline.ai.spending import admit_call
-from pipeline.errors import FatalError, ServerError, TransientError
+from pipeline.errors import FatalError, ServerError
 from pipeline.lease import check_lease
 from pipeline.settings import get_settings
 
@@ -47,7 +47,7 @@ class Gate:
             account: takes note of what it has used, before the slot is anybody else's.
 
         Raises:
-            TransientError: the server is paused for longer than is worth waiting; says for how long.
+            ServerError: the server is paused for longer than is worth waiting; says for how long.
             FatalError: it has failed every call for as long as our patience lasts.
             BudgetSpentError: the job may not cost more.
             LeaseLostError: the work is not wanted any more.
@@ -60,7 +60,7 @@ class Gate:
             await admit_call()
             try:
                 found = await work()
-            except TransientError as error:
+            except ServerError as error:
                 await self.note_failure(error)
                 raise
             self._succeeded_at = time.monotonic()
@@ -68,14 +68,13 @@ class Gate:
         await self._note_success()
         return found
 
-    async def note_failure(self, error: TransientError) -> None:
+    async def note_failure(self, error: ServerError) -> None:
         """Let everybody know that the server failed.
 
         Raises:
             FatalError: it has failed every call for as long as our patience lasts.
         """
-        status = error.status if isinstance(error, ServerError) else None
-        if status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
+        if error.status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
             return
         await asyncio.to_thread(
             health.note_failure,
@@ -84,7 +83,7 @@ class Gate:
             failures=self._health.failures,
             retry_after=error.retry_after,
         )
-        if status == _TOO_MANY_REQUESTS:
+        if error.status == _TOO_MANY_REQUESTS:
             await asyncio.to_thread(health.lower_slots, self._url, self._configured)
         await self._refresh(is_due=True)
         if self._health.failing_seconds > self._patience:
@@ -112,7 +111,7 @@ class Gate:
                 return
             if left > _LONGEST_WAIT_SECONDS:
                 reason = f"{self._url} is paused: {self._health.reason}"
-                raise TransientError(reason, retry_after=left)
+                raise ServerError(reason, retry_after=left)
             await asyncio.sleep(min(left, _REFRESH_SECONDS))
 
     async def _refresh(self, *, is_due: bool = False) -> None:

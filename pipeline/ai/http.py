@@ -18,7 +18,7 @@ import httpx
 import orjson
 
 from pipeline.ai.gate import Gate
-from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError, TransientError
+from pipeline.errors import AnswerError, FatalError, PipelineError, ServerError
 from pipeline.settings import get_settings
 
 _CONNECT_SECONDS = 10.0
@@ -45,7 +45,7 @@ Json = Mapping[str, Any]
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-class InvalidAnswerError(PermanentError):
+class InvalidAnswerError(AnswerError):
     """A server answered, and what it answered is not to be believed."""
 
     code = "INVALID_ANSWER"
@@ -102,8 +102,8 @@ class HttpServer:
             account: takes note of what the answer says the call has used, before the next call may begin.
 
         Raises:
-            TransientError: no answer, or one that says to try later; a ServerError where it has a status.
-            PermanentError: the server says that the input is wrong.
+            ServerError: no answer, or one that says to try later.
+            AnswerError: the server says that the input is wrong, or its answer is of no use.
             FatalError: a refused key, no credit, an unknown model, an address where no such server is.
         """
         data = orjson.dumps(body)
@@ -118,12 +118,12 @@ class HttpServer:
         """Ask for what is no model's work, without a slot; None where the server has no such path.
 
         Raises:
-            TransientError, PermanentError, FatalError: as `post`.
+            ServerError, AnswerError, FatalError: as `post`.
         """
         try:
             status, headers, answer = await self._send("GET", path, None)
             return None if status == _NOT_FOUND else self._read(status, headers, answer, "")
-        except TransientError as error:
+        except ServerError as error:
             # Also who only asks for the list waits no longer than the patience lasts.
             await self.gate.note_failure(error)
             raise
@@ -150,15 +150,15 @@ class HttpServer:
                         )
                 return response.status_code, response.headers, b"".join(parts)
         except TimeoutError as error:
-            raise TransientError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
+            raise ServerError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
         except httpx.TimeoutException as error:
-            raise TransientError(f"{self.url} did not answer in time ({type(error).__name__})") from error
+            raise ServerError(f"{self.url} did not answer in time ({type(error).__name__})") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise FatalError(f"{self.url} cannot be called: {error}. Set {self._setting}") from error
         except httpx.DecodingError as error:
             raise InvalidAnswerError(f"{self.url} sent what cannot be decoded: {error}") from error
         except httpx.TransportError as error:
-            raise TransientError(
+            raise ServerError(
                 f"{self.url} is not to be reached or hung up: {self._quote(str(error))}"
             ) from error
 
@@ -193,7 +193,7 @@ class HttpServer:
         what_to_do = self._what_to_do(_NOT_FOUND if is_unknown else status, model)
         if what_to_do:
             return FatalError(f"{where}. {what_to_do}")
-        error = PermanentError(where)
+        error = AnswerError(where)
         error.code = f"HTTP_{status}"
         return error
 
@@ -226,7 +226,7 @@ def _trusted() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-class RefusedAnswerError(PermanentError):
+class RefusedAnswerError(AnswerError):
     """The model or its provider would not answer this input."""
 
     code = "REFUSED"

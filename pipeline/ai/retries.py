@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pipeline.ai.base import Provider
-from pipeline.errors import PermanentError, PipelineError, ServerError, TransientError
+from pipeline.errors import AnswerError, PipelineError, ServerError
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 
-class InputFaultError(PermanentError):
+class InputFaultError(AnswerError):
     """A server fails at this input, and at this one only."""
 
     code = "SERVER_ERROR"
@@ -37,7 +37,7 @@ async def call_again(
         probe: a small call of known good input.
 
     Raises:
-        TransientError: the server is in trouble.
+        ServerError: the server is in trouble.
         InputFaultError: the server answers others and fails at this input each time.
         PipelineError: any other error of the call, at once.
     """
@@ -46,9 +46,8 @@ async def call_again(
         tries += 1
         try:
             return await call()
-        except TransientError as error:
-            status = error.status if isinstance(error, ServerError) else None
-            is_busy, is_fault = status == _TOO_MANY_REQUESTS, status == _SERVER_FAULT
+        except ServerError as error:
+            is_busy, is_fault = error.status == _TOO_MANY_REQUESTS, error.status == _SERVER_FAULT
             if tries >= (_TRIES_IF_BUSY if is_busy else _TRIES):
                 is_well = is_fault and provider.succeeded_since(began)
                 if is_busy or not (is_well or await _is_well(probe)):
@@ -56,7 +55,7 @@ async def call_again(
                 blames += 1
                 if is_fault or blames > _TRIES:
                     raise InputFaultError(str(error)) from error
-            if status is not None:
+            if error.status is not None:
                 await asyncio.sleep(_pause(tries))
 
 

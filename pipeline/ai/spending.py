@@ -7,7 +7,7 @@ turns out to be of no use.
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -50,8 +50,9 @@ class Meter:
         spent = await asyncio.to_thread(self._read_spent)
         if spent >= self._budget:
             raise BudgetSpentError(
-                f"the budget of {self._budget:.4g} USD is spent ({spent:.4g} USD so far): "
-                f"`opspipe retry {self._job_id} --budget USD` goes on with a larger one"
+                f"{BudgetSpentError.code}: the budget of {self._budget:.4g} USD is spent "
+                f"({spent:.4g} USD so far): `opspipe retry {self._job_id} --budget USD` "
+                "goes on with a larger one"
             )
 
     async def record(self, model: str, usage: Usage) -> None:
@@ -118,15 +119,18 @@ async def record_call(model: str, usage: Usage) -> None:
 
 def read_spent(session: Session, job_id: str) -> Usage:
     """Give what a job has used so far, of all models and stages; its cost is 0 where no price was known."""
-    row = session.execute(
-        select(
-            func.coalesce(func.sum(AiUsage.call_count), 0),
-            func.coalesce(func.sum(AiUsage.input_tokens), 0),
-            func.coalesce(func.sum(AiUsage.output_tokens), 0),
-            func.coalesce(func.sum(AiUsage.cost_usd), 0.0),
-        ).where(AiUsage.job_id == job_id)
-    ).one()
-    return Usage(int(row[0]), int(row[1]), int(row[2]), float(row[3]))
+    return list_spent(session, [job_id]).get(job_id, Usage(cost_usd=0.0))
+
+
+def list_spent(session: Session, job_ids: Sequence[str]) -> dict[str, Usage]:
+    """Give what jobs have used so far (see `read_spent`); jobs that have used nothing are left out."""
+    columns = (AiUsage.call_count, AiUsage.input_tokens, AiUsage.output_tokens, AiUsage.cost_usd)
+    rows = session.execute(
+        select(AiUsage.job_id, *(func.sum(column) for column in columns))
+        .where(AiUsage.job_id.in_(job_ids))
+        .group_by(AiUsage.job_id)
+    )
+    return {row[0]: Usage(int(row[1]), int(row[2]), int(row[3]), float(row[4])) for row in rows}
 
 
 def _add(session: Session, job_id: str, stage: str, model: str, usage: Usage) -> None:

@@ -41,6 +41,12 @@ def assess_coverage(records: Sequence[RecordText], rules: Sequence[str]) -> list
     ]
 
 
+def similarities_to(texts: Sequence[str], rules: Sequence[str]) -> Vectors:
+    """Give the cosine similarities of n texts to m rules as an array of shape (n, m)."""
+    vectors = embed_or_raise(LocalProvider(Limits()), texts)
+    return np.clip(vectors @ _rule_vectors(tuple(rules)).T, -1.0, 1.0)
+
+
 @lru_cache(maxsize=16)
 def _rule_vectors(rules: tuple[str, ...]) -> Vectors:
     return embed_or_raise(LocalProvider(Limits()), rules)

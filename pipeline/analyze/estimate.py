@@ -8,6 +8,7 @@ from pipeline.ai import ModelInfo, Prompt, Provider, guess_tokens, open_provider
 from pipeline.analyze.needs import Extent, Needs, measure
 from pipeline.analyze.prompts import alignment_prompt, likert_prompt
 from pipeline.analyze.reviewers import open_reviewer
+from pipeline.analyze.start import require_guidelines
 from pipeline.errors import FatalError, InputError
 from pipeline.guidelines import Guidelines
 from pipeline.projects import load_guidelines
@@ -38,16 +39,32 @@ def estimate_analysis(session: Session, project_id: str, options: AnalysisOption
         InputError: the project has no guidelines, or they cannot be used.
         TransientError, FatalError: the provider is not there, or cannot be used.
     """
-    guidelines = load_guidelines(session, project_id)
-    if guidelines is None:
-        raise InputError("the project has no guidelines to analyze against")
-    provider = open_provider(read_ai_config(session))
-    reviewer = open_reviewer(provider)
-    extent = measure(session, Needs(project_id, guidelines.sha256, reviewer, options))
+    provider, guidelines, extent = _measure(session, project_id, options)
     if provider.name == "local":
-        return Estimate(reviewer.model, extent.records, 0, 0, 0, 0.0)
+        return Estimate(open_reviewer(provider).model, extent.records, 0, 0, 0, 0.0)
     info = run(provider.llm_info())
     return _priced(provider, info, extent, guidelines)
+
+
+def count_analysis(session: Session, project_id: str, options: AnalysisOptions) -> int:
+    """Count the records that an analysis of a project would take up; calls nobody.
+
+    Raises:
+        InputError: as `estimate_analysis`.
+    """
+    return _measure(session, project_id, options)[2].records
+
+
+def _measure(
+    session: Session, project_id: str, options: AnalysisOptions
+) -> tuple[Provider, Guidelines, Extent]:
+    require_guidelines(session, project_id)
+    guidelines = load_guidelines(session, project_id)
+    if guidelines is None:
+        raise InputError("the project's guidelines were removed at this moment: store them again")
+    provider = open_provider(read_ai_config(session))
+    needs = Needs(project_id, guidelines.sha256, open_reviewer(provider), options)
+    return provider, guidelines, measure(session, needs)
 
 
 def _priced(provider: Provider, info: ModelInfo, extent: Extent, guidelines: Guidelines) -> Estimate:
@@ -75,8 +92,6 @@ def require_price(provider: Provider) -> None:
         FatalError: no price is known for the model; says what to set.
         TransientError: the provider is not there for the moment.
     """
-    if provider.name == "local":
-        return
     info = run(provider.llm_info())
     if info.input_price is None or info.output_price is None:
         raise FatalError(

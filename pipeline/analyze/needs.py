@@ -3,13 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, literal, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    and_,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    union,
+)
 from sqlalchemy.orm import Session, aliased
 
 from pipeline.analyze.review import Reviewer
 from schemas.enums import AnalysisScope
 from schemas.options import AnalysisOptions
-from schemas.own import Alignment
+from schemas.own import Alignment, GuidelinesText
 from schemas.reference import LLM_USER_ID, AnalyticsJob, DataRecord, LikertScore
 
 
@@ -64,11 +76,17 @@ class Needs:
                 else or_(missing, Alignment.job_id.is_distinct_from(self.job_id))
             )
         is_current = and_(
-            Alignment.guidelines_sha256 == self.guidelines_sha256,
+            Alignment.guidelines_sha256.in_(self._same_guidelines()),
             Alignment.llm_model == self.reviewer.model,
             Alignment.prompt_version == self.reviewer.prompt_version,
         )
         return or_(missing, ~is_current)
+
+    def _same_guidelines(self) -> CompoundSelect[str]:
+        """Ask for the hashes of all PDFs that say the same: one that was only saved anew changes nothing."""
+        own = select(GuidelinesText.text).where(GuidelinesText.sha256 == self.guidelines_sha256)
+        same = select(GuidelinesText.sha256).where(GuidelinesText.text == own.scalar_subquery())
+        return union(select(literal(self.guidelines_sha256)), same)
 
     def _needs_likert(self, rating: type[LikertScore]) -> ColumnElement[bool]:
         missing = rating.id.is_(None)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.ai import Limits, Provider, Vectors, embed_or_raise, guess_tokens
+from pipeline.ai import Limits, Provider, Settled, Vectors, embed_or_raise, embed_texts, guess_tokens
 from pipeline.ai.local import LocalProvider
+from pipeline.errors import PermanentError, PipelineError
 from pipeline.guidelines import Guidelines
 
 # Marks, numbering and line breaks around a passage, in tokens.
 _PASSAGE_TOKENS = 4
-
 
 # By model and passages: embedded once a process.
 _vectors: dict[tuple[str, tuple[str, ...]], Vectors] = {}
@@ -26,28 +26,59 @@ def _passage_vectors(provider: Provider, passages: tuple[str, ...]) -> Vectors:
     return _vectors[key]
 
 
-def choose_passages(provider: Provider, guidelines: Guidelines, record: str, *, tokens: int) -> list[str]:
-    """Choose the passages of guidelines that are nearest to a record and fit, in the guidelines' order.
+def largest_passage(guidelines: Guidelines, model: str) -> int:
+    """Give how many tokens a model needs for the longest passage: with so many the nearest always fits."""
+    return max(_size(passage, model) for passage in guidelines.rules)
+
+
+def choose_passages(
+    provider: Provider, guidelines: Guidelines, records: Sequence[str], rooms: Sequence[int]
+) -> Settled[list[str]]:
+    """Choose for each record the passages of guidelines that are nearest to it and fit.
 
     Args:
         provider: who embeds, where an embedding model is set; else the built-in encoder does.
         guidelines: its rules are the passages.
-        record: the record's text.
-        tokens: how many tokens of the analyzing model the passages may take.
+        records: the texts of n records.
+        rooms: for each record how many tokens of the analyzing model its passages may take.
 
-    Raises:
-        PipelineError: the passages or the record could not be embedded.
+    Returns:
+        By the record's place the passages in the guidelines' order, or why it could not be embedded.
     """
+    chosen: Settled[list[str]] = Settled()
+    if not records:
+        return chosen
     embedder = provider if provider.embedding_model else LocalProvider(Limits())
-    vectors = _passage_vectors(embedder, guidelines.rules)
-    nearness = vectors @ _unit(embed_or_raise(embedder, [record]))[0]
-    chosen: list[int] = []
-    for place in np.argsort(-nearness, kind="stable"):
-        size = guess_tokens(guidelines.rules[place], provider.llm_model) + _PASSAGE_TOKENS
-        if size <= tokens:
-            chosen.append(int(place))
-            tokens -= size
-    return [guidelines.rules[place] for place in sorted(chosen)]
+    try:
+        vectors = _passage_vectors(embedder, guidelines.rules)
+    except PermanentError as error:
+        chosen.failures = dict.fromkeys(range(len(records)), error)
+        return chosen
+    except PipelineError as error:
+        chosen.stopped_by = error
+        return chosen
+    embedded = embed_texts(embedder, records)
+    chosen.failures, chosen.stopped_by = embedded.failures, embedded.stopped_by
+    sizes = [_size(passage, provider.llm_model) for passage in guidelines.rules]
+    for place, found in embedded.results.items():
+        # Lengths do not matter to the order, but the passages' must be the same.
+        nearest = np.argsort(-(vectors @ found.vector), kind="stable")
+        places = _fitting(nearest.tolist(), sizes, rooms[place])
+        chosen.results[place] = [guidelines.rules[number] for number in sorted(places)]
+    return chosen
+
+
+def _fitting(places: Sequence[int], sizes: Sequence[int], room: int) -> list[int]:
+    fitting = []
+    for place in places:
+        if sizes[place] <= room:
+            fitting.append(place)
+            room -= sizes[place]
+    return fitting
+
+
+def _size(passage: str, model: str) -> int:
+    return guess_tokens(passage, model) + _PASSAGE_TOKENS
 
 
 def number_passages(passages: Sequence[str]) -> str:

@@ -32,8 +32,6 @@ def plan_analyze(held: Claim) -> None:
     with transaction() as session:
         provider = open_provider(read_ai_config(session))
     require_able(provider, options)
-    if options.budget_usd is not None:
-        require_price(provider)
     with transaction() as session:
         reviewer = open_reviewer(provider)
         needs = Needs(context.project_id, context.guidelines_sha256, reviewer, options, held.ref.job_id)
@@ -54,6 +52,8 @@ def require_able(provider: Provider, options: AnalysisOptions) -> None:
     """
     if provider.name != "local":
         run(require_models(provider, embedding=False, llm=True))
+        if options.budget_usd is not None:
+            require_price(provider)
     elif options.likert:
         raise FatalError(
             "ratings need a language model, and the provider local has none: set another with "

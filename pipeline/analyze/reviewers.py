@@ -6,23 +6,19 @@ from functools import partial
 
 from pipeline.ai import Completion, Prompt, Provider, Question, Usage, complete_all, guess_tokens
 from pipeline.analyze.coverage import COVERAGE_MODEL, COVERAGE_VERSION, assess_coverage
-from pipeline.analyze.passages import choose_passages, number_passages
+from pipeline.analyze.passages import choose_passages, largest_passage, number_passages
 from pipeline.analyze.prompts import (
-    ALIGNMENT_OUTPUT_TOKENS,
     ALIGNMENT_VERSION,
-    LIKERT_OUTPUT_TOKENS,
     alignment_prompt,
     likert_prompt,
     read_alignment,
     read_likert,
 )
-from pipeline.analyze.review import Assessment, Reviewed, Reviewer, Wanted
-from pipeline.errors import PermanentError, PipelineError
+from pipeline.analyze.review import Assessment, RecordText, Reviewed, Reviewer, Wanted
+from pipeline.errors import PermanentError
 from pipeline.guidelines import Guidelines
 from schemas.report import AlignmentAnswer, AlignmentReport, LikertAnswer
 
-# Fewer tokens of guidelines are nothing to judge by.
-_LEAST_GUIDELINES_TOKENS = 100
 # The schema, which some servers want within the prompt, and what a chat's form adds.
 _OVERHEAD_TOKENS = 250
 
@@ -63,6 +59,10 @@ class _Answered:
     method: str = ""
 
 
+# A question, and the id of the record that it is about.
+_Asked = tuple[str, Question[_Answered]]
+
+
 class LlmReviewer:
     """A language model that reads guidelines and record."""
 
@@ -75,73 +75,84 @@ class LlmReviewer:
     def review(self, wanted: Sequence[Wanted], guidelines: Guidelines) -> Reviewed:
         """Ask a question for each that is wanted; one that fails does not cost the other its answer."""
         reviewed = Reviewed()
-        questions: list[Question[_Answered]] = []
-        owners: list[str] = []
-        for entry in wanted:
-            try:
-                asked = self._questions(entry, guidelines)
-            except PermanentError as error:
-                reviewed.failures[entry.record.id] = error
-            except PipelineError as error:
-                reviewed.stopped_by = error
-                break
-            else:
-                questions += asked
-                owners += [entry.record.id] * len(asked)
-        settled = complete_all(self._provider, questions)
+        asked = self._ask_judgements(
+            [entry.record for entry in wanted if entry.alignment], guidelines, reviewed
+        )
+        asked += self._ask_ratings([entry.record for entry in wanted if entry.likert], reviewed)
+        # Record by record: work that is interrupted leaves few of them half done.
+        asked.sort(key=lambda pair: pair[0])
+        settled = complete_all(self._provider, [question for _, question in asked])
         for place, found in settled.results.items():
+            record_id = asked[place][0]
             if isinstance(found.answer, LikertAnswer):
-                reviewed.ratings[owners[place]] = found.answer
+                reviewed.ratings[record_id] = found.answer
             else:
-                reviewed.alignments[owners[place]] = Assessment(
-                    _report(found.answer, found.method), found.usage
-                )
-        reviewed.failures |= {owners[place]: error for place, error in settled.failures.items()}
+                reviewed.alignments[record_id] = Assessment(_report(found.answer, found.method), found.usage)
+        reviewed.failures |= {asked[place][0]: error for place, error in settled.failures.items()}
         reviewed.stopped_by = settled.stopped_by or reviewed.stopped_by
         return reviewed
 
-    def _questions(self, entry: Wanted, guidelines: Guidelines) -> list[Question[_Answered]]:
-        asked: list[Question[_Answered]] = []
-        if entry.alignment:
-            prompt, method = self._alignment(entry.record.content, guidelines)
-            asked.append(Question(prompt, partial(_read_judgement, method)))
-        if entry.likert:
-            prompt = likert_prompt(entry.record.content)
-            self._require_room(prompt, LIKERT_OUTPUT_TOKENS)
-            asked.append(Question(prompt, _read_rating))
+    def _ask_judgements(
+        self, records: Sequence[RecordText], guidelines: Guidelines, reviewed: Reviewed
+    ) -> list[_Asked]:
+        """Ask with all guidelines where they fit, else with the passages of them that are nearest."""
+        whole = guess_tokens(guidelines.text, self.model)
+        least = min(whole, largest_passage(guidelines, self.model))
+        asked: list[_Asked] = []
+        short: list[tuple[RecordText, int]] = []
+        for record in records:
+            room = self._room(alignment_prompt(record.content, ""))
+            if room < least:
+                reviewed.failures[record.id] = self._too_long(least - room)
+            elif room < whole:
+                short.append((record, room))
+            else:
+                method = f"Judged by {self.model} against the guidelines."
+                prompt = alignment_prompt(record.content, guidelines.text)
+                asked.append((record.id, Question(prompt, partial(_read_judgement, method))))
+        return asked + self._ask_with_passages(short, guidelines, reviewed)
+
+    def _ask_with_passages(
+        self, short: Sequence[tuple[RecordText, int]], guidelines: Guidelines, reviewed: Reviewed
+    ) -> list[_Asked]:
+        chosen = choose_passages(
+            self._provider, guidelines, [record.content for record, _ in short], [room for _, room in short]
+        )
+        reviewed.stopped_by = chosen.stopped_by
+        reviewed.failures |= {short[place][0].id: error for place, error in chosen.failures.items()}
+        asked: list[_Asked] = []
+        for place, passages in chosen.results.items():
+            method = (
+                f"Judged by {self.model} against the {len(passages)} of {len(guidelines.rules)} passages of "
+                "the guidelines that are nearest to the record: the model does not take their whole text."
+            )
+            record = short[place][0]
+            prompt = alignment_prompt(record.content, number_passages(passages))
+            asked.append((record.id, Question(prompt, partial(_read_judgement, method))))
         return asked
 
-    def _alignment(self, record: str, guidelines: Guidelines) -> tuple[Prompt, str]:
-        """Make a prompt with all guidelines where they fit, else with the nearest passages of them."""
-        room = self._require_room(
-            alignment_prompt(record, ""), ALIGNMENT_OUTPUT_TOKENS + _LEAST_GUIDELINES_TOKENS
-        )
-        room += _LEAST_GUIDELINES_TOKENS
-        if guess_tokens(guidelines.text, self.model) <= room:
-            return alignment_prompt(
-                record, guidelines.text
-            ), f"Judged by {self.model} against the guidelines."
-        passages = choose_passages(self._provider, guidelines, record, tokens=room)
-        method = (
-            f"Judged by {self.model} against the {len(passages)} of {len(guidelines.rules)} passages of the "
-            "guidelines that are nearest to the record: all of them are more than the model takes."
-        )
-        return alignment_prompt(record, number_passages(passages)), method
+    def _ask_ratings(self, records: Sequence[RecordText], reviewed: Reviewed) -> list[_Asked]:
+        asked: list[_Asked] = []
+        for record in records:
+            prompt = likert_prompt(record.content)
+            room = self._room(prompt)
+            if room < 0:
+                reviewed.failures[record.id] = self._too_long(-room)
+            else:
+                asked.append((record.id, Question(prompt, _read_rating)))
+        return asked
 
-    def _require_room(self, prompt: Prompt, more: int) -> int:
-        """Give how many tokens are left of what the model takes behind a prompt and `more` tokens.
+    def _room(self, prompt: Prompt) -> int:
+        """Give how many tokens are left of what the model takes beside a prompt and its answer."""
+        used = guess_tokens(prompt.system + prompt.user, self.model) + prompt.max_output_tokens
+        return self._provider.limits.llm_context - used - _OVERHEAD_TOKENS
 
-        Raises:
-            RecordTooLongError: none are.
-        """
+    def _too_long(self, missing: int) -> RecordTooLongError:
         context = self._provider.limits.llm_context
-        needed = guess_tokens(prompt.system + prompt.user, self.model) + _OVERHEAD_TOKENS + more
-        if needed > context:
-            raise RecordTooLongError(
-                f"the record and the question need about {needed:,} tokens and the model takes {context:,}: "
-                "set llm_context if it takes more, or use a model that does"
-            )
-        return context - needed
+        return RecordTooLongError(
+            f"the record and the question need about {context + missing:,} tokens and the model takes "
+            f"{context:,}: set llm_context if it takes more, or use a model that does"
+        )
 
 
 def _read_judgement(method: str, completion: Completion) -> _Answered:

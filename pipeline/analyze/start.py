@@ -48,16 +48,7 @@ def start_analysis(
         ConflictError: the project has an active analysis; names it.
     """
     require_guidelines(session, project_id)
-    # The database holds "one active analysis a project"; looking first would only be a guess.
-    job_id = session.scalar(
-        upsert(AnalyticsJob)
-        .values(id=new_cuid(), project_id=project_id)
-        .on_conflict_do_nothing()
-        .returning(AnalyticsJob.id)
-    )
-    if job_id is None:
-        active = _active_analysis(session, project_id)
-        raise ConflictError(f"the project is being analyzed already by job {active}", job_id=active)
+    job_id = _insert_job(session, project_id)
     session.add(
         WorkJob(
             job_id=job_id,
@@ -68,6 +59,24 @@ def start_analysis(
     )
     session.flush()
     return AnalysisStart(job_id, ledger.open_stage(session, job_id, Stage.ANALYZE))
+
+
+def _insert_job(session: Session, project_id: str) -> str:
+    # The database holds "one active analysis a project"; looking first would only be a guess.
+    job_id: str | None = None
+    while job_id is None:
+        job_id = session.scalar(
+            upsert(AnalyticsJob)
+            .values(id=new_cuid(), project_id=project_id)
+            .on_conflict_do_nothing()
+            .returning(AnalyticsJob.id)
+        )
+        if job_id is None:
+            active = _active_analysis(session, project_id)
+            # None: it has ended since, and the place is free.
+            if active is not None:
+                raise ConflictError(f"the project is being analyzed already by job {active}", job_id=active)
+    return job_id
 
 
 def _active_analysis(session: Session, project_id: str) -> str | None:

@@ -8,6 +8,7 @@ from sqlalchemy import ARRAY, Select, Uuid, bindparam, select, text
 from sqlalchemy.orm import Session
 
 from pipeline.errors import NotFoundError
+from pipeline.people import PERSON, trimmed
 from schemas.own import BonusStanding, BonusTotal
 from schemas.reference import BonusWindow
 
@@ -17,20 +18,16 @@ FREEZE_AFTER = timedelta(days=1)
 _IDS = bindparam("ids", type_=ARRAY(Uuid))
 
 
-def _trimmed(column: str) -> str:
-    return f"""nullif(btrim(record."{column}", E' \\t\\n\\r\\f\\v'), '')"""
-
-
 # createdAt has no zone and is UTC: the window's bounds are taken to UTC, the session's zone is left out.
-# A person is the e-mail address in lower case, else the id; who has neither is counted in the totals alone.
+# A record that is nobody's is counted in the totals alone.
 # A person's name is the one of the latest record that has any.
 _COUNTED = f"""
     counted AS (
         SELECT
             bonus.id AS window_id,
-            coalesce(lower({_trimmed("createdByEmail")}), {_trimmed("createdById")}) AS person,
-            (array_agg({_trimmed("createdByName")} ORDER BY record."createdAt" DESC, record.id DESC)
-                FILTER (WHERE {_trimmed("createdByName")} IS NOT NULL))[1] AS name,
+            {PERSON} AS person,
+            (array_agg({trimmed("createdByName")} ORDER BY record."createdAt" DESC, record.id DESC)
+                FILTER (WHERE {trimmed("createdByName")} IS NOT NULL))[1] AS name,
             count(*) FILTER (WHERE record.type = 'TASK') AS tasks,
             count(*) FILTER (WHERE record.type = 'FEEDBACK') AS feedback
         FROM bonus_windows AS bonus

@@ -2,13 +2,15 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session
 
 from pipeline.ingest.submit import Submission, submit_csv
-from pipeline.projects import ProjectRef, ensure_project
+from pipeline.projects import ProjectRef, ensure_project, set_guidelines
 from pipeline.runner import run_chunk
+from pipeline.sample import write_guidelines_pdf
 from schemas.enums import RecordType
 from schemas.options import IngestOptions
 
@@ -49,3 +51,22 @@ def run_all() -> Callable[..., int]:
         return count
 
     return _run_all
+
+
+@pytest.fixture
+def load(submit: Submit, run_all: Callable[..., int]) -> Callable[[str], None]:
+    """Load a batch, without embeddings."""
+
+    def _load(batch: str) -> None:
+        run_all(submit(batch))
+
+    return _load
+
+
+@pytest.fixture
+def guided(session: Session, project: ProjectRef, tmp_path: Path) -> ProjectRef:
+    """The project with the sample's guidelines."""
+    write_guidelines_pdf(tmp_path / "g.pdf")
+    set_guidelines(session, project.id, (tmp_path / "g.pdf").read_bytes(), file_name="g.pdf")
+    session.commit()
+    return project

@@ -61,7 +61,9 @@ def cancel(submission: Submission) -> None:
 @pytest.mark.usefixtures("session")
 def test_without_anything_stored_there_is_nothing_to_do(folder: Path) -> None:
     assert not folder.exists()
-    assert tidy(later(0)) == Tidied(expired_files=0, unused_uploads=0, stray_files=0, records=0)
+    assert tidy(later(0)) == Tidied(
+        expired_files=0, unused_uploads=0, stray_files=0, records=0, embedding_origins=0
+    )
 
 
 def test_a_file_is_kept_for_its_days_and_then_removed_with_what_was_made_of_it(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.ai import close_providers
 from pipeline.database import transaction
+from pipeline.embeddings import forget_gone_records
 from pipeline.errors import ConflictError
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView, retry_job, view_job
@@ -348,3 +349,22 @@ def test_a_text_beyond_the_models_context_is_embedded_in_pieces_and_marked(
     assert pieces[False] == 1
     assert pieces[True] > 5
     assert np.linalg.norm(_embeddings(session)[long]) == pytest.approx(1.0)
+
+
+def test_upkeep_forgets_the_embeddings_of_records_that_are_gone(
+    session: Session, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(CSV, embed=True))
+    assert use_ai_server.seen.calls
+    assert forget_gone_records() == 0
+    session.execute(text("DELETE FROM data_records WHERE content LIKE '%number 1_'"))
+    session.commit()
+    # Looked at a few at a time, from a random place on, all of them come to their turn.
+    rounds = 0
+    while session.scalar(text("SELECT count(*) FROM record_embeddings")) != 40:
+        session.commit()
+        forget_gone_records(limit=9)
+        rounds += 1
+        assert rounds < 500
+    session.commit()
+    assert forget_gone_records() == 0

@@ -84,6 +84,15 @@ RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = '' AS $$
 $$;
 """
 
+# Nearest records are found without it too, in more time: whoever may not create it does without.
+_PGVECTOR = """
+DO $$ BEGIN
+    CREATE EXTENSION IF NOT EXISTS vector;
+EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported THEN
+    RAISE NOTICE 'pgvector is not used: %', SQLERRM;
+END $$;
+"""
+
 # Half of each page is left for the row with its embedding: the indexes need not know that it moved.
 _STORAGE = """
 ALTER TABLE data_records SET (fillfactor = 50);
@@ -94,6 +103,7 @@ def upgrade() -> None:
     op.execute(_TABLES)
     op.execute(_FUNCTION)
     op.execute(_STORAGE)
+    op.execute(_PGVECTOR)
 
 
 def downgrade() -> None:

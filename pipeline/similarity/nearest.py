@@ -1,0 +1,200 @@
+"""Nearest records by cosine similarity, exact: by pgvector where the database has it, else by numpy.
+
+pgvector computes with 32-bit numbers. What it finds nearest, and a few more, are computed again with all
+digits, so that both ways give the same answer but for ties.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Row, select, text
+from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
+
+from pipeline.ai import Vectors, embed_or_raise, open_provider
+from pipeline.database import one_line, transaction
+from pipeline.embeddings import read_space
+from pipeline.errors import InputError, NotFoundError
+from pipeline.similarity.pgvector import Pgvector, find_pgvector
+from pipeline.similarity.stream import Batch, stream_embeddings
+from pipeline.system_settings import read_ai_config
+from schemas.reference import DataRecord
+
+log = logging.getLogger(__name__)
+
+# Beyond those asked for: two of them may change places when computed with all digits.
+_SLACK = 16
+
+_OTHERS = """
+    FROM data_records AS record
+    WHERE record."projectId" = :project_id AND record.id <> :excluded
+        AND cardinality(record.embedding) = {dimensions}
+"""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A record and its cosine similarity to what was asked about, -1 to 1."""
+
+    id: str
+    type: str
+    content: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class _Question:
+    project_id: str
+    vector: Vectors
+    excluded: str = ""
+
+
+def nearest_records(
+    session: Session, record_id: str, *, project_id: str | None = None, limit: int = 10
+) -> list[Neighbour]:
+    """Find the records of the same project that are nearest to a record, the nearest first.
+
+    Args:
+        session: the transaction to ask in.
+        record_id: a record with an embedding.
+        project_id: the project that it has to be of; None for any.
+        limit: how many.
+
+    Raises:
+        NotFoundError: there is no such record.
+        InputError: its embedding is pending; says what to do.
+    """
+    record = session.execute(
+        select(DataRecord.project_id, DataRecord.embedding).where(DataRecord.id == record_id)
+    ).first()
+    if record is None or project_id not in {None, record.project_id}:
+        raise NotFoundError(f"there is no record {record_id!r}")
+    vector = _unit(record.embedding)
+    if vector is None:
+        raise InputError(
+            f"record {record_id} has no embedding to compare: "
+            f"`opspipe vectorize {record.project_id}` embeds what is pending"
+        )
+    return _nearest(session, _Question(record.project_id, vector, record_id), limit)
+
+
+def search_records(project_id: str, content: str, *, limit: int = 10) -> list[Neighbour]:
+    """Find a project's records that are nearest to a text, the nearest first.
+
+    Args:
+        project_id: the project.
+        content: the text; embedded by the configured model, outside of any transaction.
+        limit: how many.
+
+    Raises:
+        InputError: the text is blank, or the project has no embeddings of the configured model.
+        TransientError, FatalError: the model could not be called.
+    """
+    if not content.strip():
+        raise InputError("the text to search for is blank")
+    with transaction() as session:
+        provider = open_provider(read_ai_config(session))
+        space = read_space(session, project_id)
+    if space is None or space.dimensions is None:
+        raise InputError("the project has no embeddings: `opspipe vectorize PROJECT` makes them")
+    if space.model != provider.embedding_model:
+        raise InputError(
+            f"the project's embeddings are of the model {space.model!r} and the settings say "
+            f"{provider.embedding_model!r}: set embedding_model back, or `opspipe vectorize PROJECT`"
+        )
+    vector = _unit(embed_or_raise(provider, [content])[0])
+    if vector is None or len(vector) != space.dimensions:
+        raise InputError(
+            f"the model {space.model!r} gives vectors of another length than the project's: "
+            "`opspipe vectorize PROJECT --all` embeds it anew"
+        )
+    with transaction() as session:
+        return _nearest(session, _Question(project_id, vector), limit)
+
+
+def _unit(embedding: Sequence[float] | Vectors) -> Vectors | None:
+    vector = np.asarray(embedding, dtype=np.float64)
+    length = float(np.linalg.norm(vector))
+    return vector / length if np.isfinite(length) and length > 0 else None
+
+
+def _nearest(session: Session, question: _Question, limit: int) -> list[Neighbour]:
+    pgvector = find_pgvector(session, dimensions=len(question.vector))
+    best: list[tuple[float, str]] | None = None
+    if pgvector is not None:
+        try:
+            with session.begin_nested():
+                best = _by_pgvector(session, pgvector, question, limit)
+        except DataError as error:
+            # Some record's embedding, which another client wrote, is none that pgvector takes.
+            log.warning("nearest records are found without pgvector: %s", one_line(error))
+    if best is None:
+        best = _by_numpy(session, question, limit)
+    return _read(session, best)
+
+
+def _by_pgvector(
+    session: Session, pgvector: Pgvector, question: _Question, limit: int
+) -> list[tuple[float, str]]:
+    others = _OTHERS.format(dimensions=len(question.vector))
+    rows = session.execute(
+        text(f"SELECT record.id {others} ORDER BY {pgvector.distance(':query')} LIMIT :count"),
+        {
+            "project_id": question.project_id,
+            "excluded": question.excluded,
+            "query": pgvector.write(question.vector),
+            "count": limit + _SLACK,
+        },
+    )
+    found = stream_embeddings(
+        session,
+        "SELECT id, embedding FROM data_records WHERE id = ANY(:ids)",
+        {"ids": [row.id for row in rows]},
+        dimensions=len(question.vector),
+    )
+    return _best(found, question.vector, limit)
+
+
+def _by_numpy(session: Session, question: _Question, limit: int) -> list[tuple[float, str]]:
+    others = _OTHERS.format(dimensions=len(question.vector))
+    found = stream_embeddings(
+        session,
+        f"SELECT record.id, record.embedding {others}",
+        {"project_id": question.project_id, "excluded": question.excluded},
+        dimensions=len(question.vector),
+    )
+    return _best(found, question.vector, limit)
+
+
+def _best(batches: Iterable[Batch], query: Vectors, limit: int) -> list[tuple[float, str]]:
+    best: list[tuple[float, str]] = []
+    for batch in batches:
+        similarities = np.clip(batch.vectors @ query, -1.0, 1.0)
+        least = best[-1][0] if len(best) == limit else -2.0
+        if len(similarities) > limit:
+            least = max(least, float(np.partition(similarities, -limit)[-limit]))
+        best += [
+            (float(similarities[place]), batch.rows[place][0])
+            for place in np.flatnonzero(similarities >= least).tolist()
+        ]
+        # Ties are broken by id, so that the answer does not depend on the order of reading.
+        best = sorted(best, key=lambda entry: (-entry[0], entry[1]))[:limit]
+    return best
+
+
+def _read(session: Session, best: Sequence[tuple[float, str]]) -> list[Neighbour]:
+    rows: dict[str, Row[str, str, str]] = {
+        row.id: row
+        for row in session.execute(
+            select(DataRecord.id, DataRecord.type, DataRecord.content).where(
+                DataRecord.id.in_([found for _, found in best])
+            )
+        )
+    }
+    return [
+        Neighbour(found, rows[found].type, rows[found].content, similarity)
+        for similarity, found in best
+        if found in rows
+    ]

@@ -1,0 +1,120 @@
+"""Trends: the sample, what a language model is shown, and what is counted without one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from pipeline.analyze import analyze_trends
+from pipeline.analyze.contrast import contrast
+from pipeline.errors import AnswerError, InputError, ServerError
+from pipeline.ingest.submit import Submission
+from pipeline.projects import ProjectRef, set_guidelines
+from pipeline.sample import write_guidelines_pdf
+from pipeline.system_settings import write_setting
+from schemas.enums import RecordType
+from tests.ai_server import AiServer
+
+Submit = Callable[..., Submission]
+RunAll = Callable[[Submission], int]
+
+
+def csv(count: int) -> str:
+    """Make as many best tasks as worst ones, by turns, a minute apart."""
+    lines = []
+    for number in range(count):
+        moment = f"2026-01-{1 + number // 1440:02}T{number // 60 % 24:02}:{number % 60:02}:00Z"
+        lines.append(f"b{number},explain carefully the reason for case {number},5,{moment}\n")
+        lines.append(f"w{number},dunno maybe thing {number},1,{moment}\n")
+    return "id,prompt,rating,created_at\n" + "".join(lines)
+
+
+def kept(session: Session, column: str = "lastTaskAnalysis") -> str | None:
+    session.commit()
+    return session.scalar(text(f'SELECT "{column}" FROM projects'))  # noqa: S608 - of this module
+
+
+def shown(prompt: str) -> list[int]:
+    """Give the numbers of the best cases in a prompt."""
+    return [int(line.split()[-1]) for line in prompt.splitlines() if line.startswith("explain carefully")]
+
+
+def test_a_model_is_shown_a_sample_that_is_spread_over_time_and_always_the_same(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(csv(1_000)))
+    report = analyze_trends(project.id, RecordType.TASK)
+    assert kept(session) == report.to_markdown()
+    assert kept(session, "lastFeedbackAnalysis") is None
+    assert report.method.startswith("Judged by chatter from 25 TOP_10 and 25 BOTTOM_10 TASK records")
+    (prompt,) = use_ai_server.seen.prompts
+    assert shown(prompt) == [40 * place for place in range(25)]
+    analyze_trends(project.id, RecordType.TASK)
+    assert use_ai_server.seen.prompts[1] == prompt
+
+
+def test_records_longer_than_their_share_are_cut_and_the_report_says_so(
+    project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    use_ai_server.behaviour.context = {"chatter": 4_096}
+    long = "word " * 5_000
+    run_all(submit(f"id,prompt,rating\n1,{long},5\n2,short and bad,1\n"))
+    report = analyze_trends(project.id, RecordType.TASK)
+    assert "the longest of them shortened" in report.method
+    (prompt,) = use_ai_server.seen.prompts
+    assert len(prompt) < 4 * 4_096
+    assert "short and bad" in prompt
+
+
+@pytest.mark.usefixtures("use_ai_server")
+def test_without_one_of_the_groups_there_is_nothing_to_compare(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll
+) -> None:
+    run_all(submit("id,prompt,rating\n1,only good ones,5\n"))
+    with pytest.raises(InputError, match="no TASK records of the category BOTTOM_10"):
+        analyze_trends(project.id, RecordType.TASK)
+    assert kept(session) is None
+
+
+def test_an_answer_that_is_of_no_use_is_not_kept(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(csv(3)))
+    use_ai_server.behaviour.chat = lambda _said: '{"summary": "", "best": [], "worst": [], "advice": []}'
+    with pytest.raises(AnswerError, match="not as asked"):
+        analyze_trends(project.id, RecordType.TASK)
+    use_ai_server.behaviour.fail_next = 99
+    with pytest.raises(ServerError, match="answered 503"):
+        analyze_trends(project.id, RecordType.TASK)
+    assert kept(session) is None
+
+
+def test_without_a_model_words_lengths_and_guidelines_are_counted_and_labelled_so(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, tmp_path: Path
+) -> None:
+    write_setting(session, "ai_provider", "local")
+    write_guidelines_pdf(tmp_path / "g.pdf")
+    set_guidelines(session, project.id, (tmp_path / "g.pdf").read_bytes(), file_name="g.pdf")
+    session.commit()
+    run_all(submit(csv(40)))
+    report = analyze_trends(project.id, RecordType.TASK)
+    assert report.method.startswith("Counted without a language model")
+    assert "40 TOP_10 and 40 BOTTOM_10 TASK records" in report.summary
+    assert "typical best one has 7 words, the typical worst one 4" in report.summary
+    assert any("carefully" in line and "reason" in line for line in report.best)
+    assert any("dunno" in line and "maybe" in line for line in report.worst)
+    assert any(line.startswith("Nearer to the guideline") for line in (*report.best, *report.worst))
+    assert kept(session) == report.to_markdown()
+
+
+def test_equal_groups_have_nothing_that_stands_out() -> None:
+    same = ["the same text with the same words"] * 20
+    report = contrast("TASK", same, same, ())
+    assert report.best == report.worst == ["Nothing that stands out beside the length."]
+
+
+def test_groups_without_words_are_told_apart_by_length_alone() -> None:
+    report = contrast("TASK", ["1 2 3", "4 5"], ["6"], ())
+    assert report.best == report.worst == ["Nothing that stands out beside the length."]
