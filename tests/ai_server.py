@@ -26,6 +26,9 @@ Answer = tuple[int, bytes, Mapping[str, str]]
 _REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
 
 
+_HANGS_UP = b"HTTP/1.1 0 "
+
+
 @dataclass
 class Behaviour:
     """What the server does. Counts go down with each call that they touch; 0 means never."""
@@ -38,12 +41,14 @@ class Behaviour:
     # The next calls are answered so.
     fail_next: int = 0
     fail_status: int = 503
+    # The next calls are answered with just these.
+    answer_next: list[Answer] = field(default_factory=list)
     # The next calls are hung up on before an answer, or in the middle of one.
     reset_next: int = 0
     truncate_next: int = 0
     # A byte at a time, with this pause.
     drip: float = 0.0
-    # Words in an input that make the whole request fail with the status.
+    # Words in an input that make the whole request fail with the status; 0 hangs up.
     poison: dict[str, int] = field(default_factory=dict)
     key: str = ""
     is_without_credit: bool = False
@@ -87,6 +92,7 @@ class Seen:
     # How many tokens an answer might take, by call.
     rooms: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
     first_at: float = 0.0
     last_at: float = 0.0
 
@@ -100,10 +106,13 @@ class AiServer:
         self.port = 0
         self._keeps_texts = keeps_texts
         self._at_once = 0
+        self._wanted_port = 0
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = threading.Event()
-        self._wanted_port = 0
 
     @property
     def url(self) -> str:
@@ -118,9 +127,16 @@ class AiServer:
         return self
 
     def stop(self) -> None:
-        """Hang up and stop listening."""
+        """Hang up and stop listening; once more does nothing."""
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def restart(self) -> None:
+        """Listen again where it listened before it was stopped."""
+        self._prepare()
+        self.start(self.port)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -163,7 +179,7 @@ class AiServer:
             await writer.drain()
             return True
         now = self.behaviour
-        self._note(headers)
+        self._note(headers, body)
         self._at_once += 1
         self.seen.most_at_once = max(self.seen.most_at_once, self._at_once)
         try:
@@ -182,8 +198,8 @@ class AiServer:
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> bool:
         now = self.behaviour
-        if now.reset_next:
-            now.reset_next -= 1
+        if now.reset_next or data.startswith(_HANGS_UP):
+            now.reset_next = max(now.reset_next - 1, 0)
             writer.transport.abort()
             return False
         if now.truncate_next:
@@ -201,16 +217,19 @@ class AiServer:
         await writer.drain()
         return True
 
-    def _note(self, headers: dict[str, str]) -> None:
+    def _note(self, headers: dict[str, str], body: bytes) -> None:
         self.seen.calls += 1
         self.seen.first_at = self.seen.first_at or time.time()
         if self._keeps_texts:
             self.seen.headers.append(headers)
+            self.seen.asked.append(orjson.loads(body))
 
     def _work(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         meanwhile, self.behaviour.meanwhile = self.behaviour.meanwhile, None
         if meanwhile is not None:
             meanwhile()
+        if self.behaviour.answer_next:
+            return self.behaviour.answer_next.pop(0)
         refused = self._refuse(headers, body)
         if refused is not None:
             return refused

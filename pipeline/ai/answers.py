@@ -15,7 +15,7 @@ from pipeline.errors import AnswerError, FatalError
 
 _QUOTED_CHARS = 100
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
 
 
 class EmptyAnswerError(AnswerError):
@@ -124,13 +124,22 @@ def read_object(body: Mapping[str, Any]) -> dict[str, Any]:
         raise TruncatedAnswerError("the model's answer was cut off at its longest length")
     if not isinstance(content, str) or not content.strip():
         raise EmptyAnswerError("the model answered with nothing")
-    return _parse_object(_THOUGHTS.sub("", content))
+    return _parse_object(content)
 
 
 def _parse_object(content: str) -> dict[str, Any]:
-    fenced = _FENCED.search(content)
-    start, end = content.find("{"), content.rfind("}")
-    for candidate in (content, fenced[1] if fenced else "", content[start : end + 1] if start >= 0 else ""):
+    # Where the thoughts begin is not always said: some servers put it into the prompt.
+    said = content.rpartition(_END_OF_THOUGHTS)[2]
+    if said.lstrip().startswith(_THOUGHTS):
+        raise InvalidAnswerError("the model thought, and answered nothing")
+    fenced = _FENCED.search(said)
+    start, end = said.find("{"), said.rfind("}")
+    for candidate in (
+        content,
+        said,
+        fenced[1] if fenced else "",
+        said[start : end + 1] if start >= 0 else "",
+    ):
         try:
             found = orjson.loads(candidate)
         except orjson.JSONDecodeError:

@@ -2,16 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from pipeline.ai import health
 from pipeline.ai.health import Health
+from pipeline.ai.settled import check_wanted
 from pipeline.ai.slots import Slots
 from pipeline.ai.spending import admit_call
-from pipeline.errors import FatalError, ServerError, TransientError
+from pipeline.errors import FatalError, ServerError
 from pipeline.lease import check_lease
 from pipeline.settings import get_settings
+
+T = TypeVar("T")
 
 # What others have learned about the server is known here after so long.
 _REFRESH_SECONDS = 0.25
@@ -35,27 +39,59 @@ class Gate:
         self._reading = asyncio.Lock()
         self._succeeded_at = float("-inf")
 
-    @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
+    async def call(self, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]) -> T:
         """Hold a slot for one call, and note how the call went.
+
+        Args:
+            work: the call.
+            account: takes note of what it has used, before the slot is anybody else's.
 
         Raises:
             ServerError: the server is paused for longer than is worth waiting; says for how long.
             FatalError: it has failed every call for as long as our patience lasts.
             BudgetSpentError: the job may not cost more.
             LeaseLostError: the work is not wanted any more.
+            WorkStoppedError: an error of another call has stopped this work.
+            PipelineError: what the call raises.
         """
         async with self._slots.hold():
             # Behind the slot: whoever waited for one knows then of a pause that began meanwhile.
             await self._wait()
             await admit_call()
             try:
-                yield
-            except TransientError as error:
-                await self._failed(error)
+                found = await work()
+            except ServerError as error:
+                await self.note_failure(error)
                 raise
             self._succeeded_at = time.monotonic()
-        await self._succeeded()
+            await account(found)
+        await self._note_success()
+        return found
+
+    async def note_failure(self, error: ServerError) -> None:
+        """Let everybody know that the server failed.
+
+        Raises:
+            FatalError: it has failed every call for as long as our patience lasts.
+        """
+        if error.status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
+            return
+        await asyncio.to_thread(
+            health.note_failure,
+            self._url,
+            str(error),
+            failures=self._health.failures,
+            retry_after=error.retry_after,
+        )
+        if error.status == _TOO_MANY_REQUESTS:
+            await asyncio.to_thread(health.lower_slots, self._url, self._configured)
+        await self._refresh(is_due=True)
+        if self._health.failing_seconds > self._patience:
+            minutes = self._health.failing_seconds / 60
+            raise FatalError(
+                f"{self._url} has not answered a single call for {minutes:.0f} min, the last time: {error}. "
+                "See that the server runs (`opspipe settings test`), then retry the job"
+            ) from error
 
     def close(self) -> None:
         """Give back the slots."""
@@ -68,6 +104,7 @@ class Gate:
     async def _wait(self) -> None:
         while True:
             check_lease()
+            check_wanted()
             await self._refresh()
             left = self._health.pause_seconds - (time.monotonic() - self._read_at)
             if left <= 0:
@@ -85,30 +122,10 @@ class Gate:
             self._read_at = time.monotonic()
             self._slots.limit = min(self._health.slots or self._configured, self._configured)
 
-    async def _succeeded(self) -> None:
+    async def _note_success(self) -> None:
         if self._health.is_failing:
-            self._health = Health(slots=self._health.slots)
+            # A pause that was asked for stays.
+            self._health = replace(self._health, failures=0, failing_seconds=0.0)
             await asyncio.to_thread(health.note_success, self._url)
         elif self._health.slots is not None:
             await asyncio.to_thread(health.raise_slots, self._url, self._configured)
-
-    async def _failed(self, error: TransientError) -> None:
-        status = error.status if isinstance(error, ServerError) else None
-        if status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
-            return
-        await asyncio.to_thread(
-            health.note_failure,
-            self._url,
-            str(error),
-            failures=self._health.failures,
-            retry_after=error.retry_after,
-        )
-        if status == _TOO_MANY_REQUESTS:
-            await asyncio.to_thread(health.lower_slots, self._url, self._configured)
-        await self._refresh(is_due=True)
-        if self._health.failing_seconds > self._patience:
-            minutes = self._health.failing_seconds / 60
-            raise FatalError(
-                f"{self._url} has not answered a single call for {minutes:.0f} min, the last time: {error}. "
-                "See that the server runs (`opspipe settings test`), then retry the job"
-            ) from error

@@ -95,7 +95,9 @@ def note_failure(url: str, reason: str, *, failures: int, retry_after: float | N
 
 def note_success(url: str) -> None:
     """Say that a failing server answers again; a pause that it asked for stays."""
-    _write(update(AiServer).where(AiServer.url == url).values(failing_since=None, failures=0, reason=None))
+    is_paused = AiServer.paused_until > func.clock_timestamp()
+    reason = case((is_paused, AiServer.reason), else_=None)
+    _write(update(AiServer).where(AiServer.url == url).values(failing_since=None, failures=0, reason=reason))
 
 
 def lower_slots(url: str, configured: int) -> None:

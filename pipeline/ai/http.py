@@ -7,9 +7,11 @@ the key.
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import httpx
@@ -26,12 +28,16 @@ _QUOTED_CHARS = 300
 _OK, _BAD_REQUEST = 200, 400
 _UNAUTHORIZED, _NO_CREDIT, _FORBIDDEN, _NOT_FOUND = 401, 402, 403, 404
 _PASSING = frozenset({408, 409, 425, 429})
-_FIRST_SERVER_FAULT = 500
-_UNKNOWN_MODEL = re.compile(
-    r"model\b.{0,80}\b(not found|not exist|not available|not loaded|not a valid|invalid|unknown|no such)"
-    r"|\b(unknown|invalid|no such|no|not a valid) model\b",
-    re.IGNORECASE | re.DOTALL,
+_FIRST_SERVER_FAULT, _END_OF_STATUS = 500, 600
+# What servers say of a model that they do not have, around its name: a message that quotes an input may
+# speak of models too.
+_UNKNOWN_MODEL = (
+    r"{model}\W*\s(\w+ ){{0,2}}(not|\w+n't) (be |yet )?(found|exist|available|loaded|a valid)\b"
+    r"|{model}\W*\s(is )?(an )?(unknown|invalid)\b"
+    r"|\b(unknown|invalid|no such) model\b.{{0,20}}{model}"
+    r"|^no models? (is )?loaded\b"
 )
+_UNKNOWN_MODEL_CODES = frozenset({"model_not_found", "model_not_available", "invalid_model"})
 
 Json = Mapping[str, Any]
 
@@ -54,6 +60,9 @@ class HttpServer:
         headers: sent with every call.
         setting: the name of the setting that holds the URL, for messages.
         key_setting: the name of the setting that holds the key.
+
+    Raises:
+        FatalError: the key is none that can be sent.
     """
 
     def __init__(
@@ -62,11 +71,18 @@ class HttpServer:
         self.url = url.rstrip("/")
         self.gate = Gate(self.url)
         self._key, self._setting, self._key_setting = key, setting, key_setting
+        if key and not (key.isascii() and key.isprintable() and " " not in key):
+            raise FatalError(
+                f"{key_setting} holds a space, a line end or a letter that no key has: set it again with "
+                f"`opspipe settings set {key_setting} KEY`"
+            )
         self._call_seconds = float(get_settings().ai_call_seconds)
+        self._longest_pause = float(get_settings().ai_patience)
         sent = dict(headers) | ({"Authorization": f"Bearer {key}"} if key else {})
         slots = get_settings().ai_concurrency
         self._client = httpx.AsyncClient(
             headers=sent,
+            verify=_trusted(),
             timeout=httpx.Timeout(self._call_seconds, connect=_CONNECT_SECONDS, pool=None),
             # A connection a slot, kept as long as the process.
             limits=httpx.Limits(
@@ -91,18 +107,26 @@ class HttpServer:
             FatalError: a refused key, no credit, an unknown model, an address where no such server is.
         """
         data = orjson.dumps(body)
-        async with self.gate.call():
+
+        async def call() -> Json:
             status, headers, answer = await self._send("POST", path, data)
-            found = self._read(status, headers, answer, model)
-            await account(found)
-        return found
+            return self._read(status, headers, answer, model)
+
+        return await self.gate.call(call, account)
 
     async def get(self, path: str) -> Json | None:
-        """Ask for what is no model's work, past the gate; None where the server has no such path."""
-        status, headers, answer = await self._send("GET", path, None)
-        if status == _NOT_FOUND:
-            return None
-        return self._read(status, headers, answer, "")
+        """Ask for what is no model's work, without a slot; None where the server has no such path.
+
+        Raises:
+            ServerError, AnswerError, FatalError: as `post`.
+        """
+        try:
+            status, headers, answer = await self._send("GET", path, None)
+            return None if status == _NOT_FOUND else self._read(status, headers, answer, "")
+        except ServerError as error:
+            # Also who only asks for the list waits no longer than the patience lasts.
+            await self.gate.note_failure(error)
+            raise
 
     async def close(self) -> None:
         """Hang up, and give back the slots."""
@@ -147,35 +171,40 @@ class HttpServer:
             raise InvalidAnswerError(f"{self.url} answered with what is not JSON: {error}") from error
         if not isinstance(body, dict):
             raise InvalidAnswerError(f"{self.url} answered with JSON that is no object")
-        fault = body.get("error")
+        fault = _find_fault(body)
         if fault:
-            # OpenRouter reports an error of the model's provider within an answer that says 200.
             code = fault.get("code") if isinstance(fault, dict) else None
-            raise self._error(code if isinstance(code, int) else _FIRST_SERVER_FAULT, headers, answer, model)
+            if not isinstance(code, int) or not _BAD_REQUEST <= code < _END_OF_STATUS:
+                code = _FIRST_SERVER_FAULT
+            raise self._error(code, headers, orjson.dumps({"error": fault}), model)
         return body
 
     def _error(self, status: int, headers: httpx.Headers, answer: bytes, model: str) -> PipelineError:
         said = self._quote(_message(answer))
         where = f"{self.url} answered {status}" + (f": {said}" if said else "")
         if status in _PASSING or status >= _FIRST_SERVER_FAULT:
-            return ServerError(where, status=status, retry_after=_retry_after(headers))
+            # Who asks for more than our patience is asked again when that ends.
+            pause = _retry_after(headers)
+            pause = None if pause is None else min(pause, self._longest_pause)
+            return ServerError(where, status=status, retry_after=pause)
         if status == _FORBIDDEN and _is_flagged(answer):
             return RefusedAnswerError(where)
-        what_to_do = self._what_to_do(status, said, model)
+        is_unknown = status == _BAD_REQUEST and _is_unknown_model(answer, model)
+        what_to_do = self._what_to_do(_NOT_FOUND if is_unknown else status, model)
         if what_to_do:
             return FatalError(f"{where}. {what_to_do}")
         error = AnswerError(where)
         error.code = f"HTTP_{status}"
         return error
 
-    def _what_to_do(self, status: int, said: str, model: str) -> str | None:
+    def _what_to_do(self, status: int, model: str) -> str | None:
         """Say what somebody has to change; None where it is the input that is wrong."""
         if status in {_UNAUTHORIZED, _FORBIDDEN}:
             what = "the key is refused" if self._key else "a key is wanted"
             return f"It means that {what}: set {self._key_setting}, or another provider; then retry the job"
         if status == _NO_CREDIT:
             return "The account has no credit left: add some, then retry the job"
-        if status == _NOT_FOUND or (status == _BAD_REQUEST and _UNKNOWN_MODEL.search(said)):
+        if status == _NOT_FOUND:
             return (
                 f"It does not know the model {model!r}, or {self._setting} is not its base URL: see "
                 "`opspipe settings list`, then retry the job"
@@ -191,10 +220,40 @@ class HttpServer:
         return line if len(line) <= _QUOTED_CHARS else line[:_QUOTED_CHARS] + "…"
 
 
+@cache
+def _trusted() -> ssl.SSLContext:
+    # Reading all certificates takes longer than many a call.
+    return httpx.create_ssl_context()
+
+
 class RefusedAnswerError(AnswerError):
     """The model or its provider would not answer this input."""
 
     code = "REFUSED"
+
+
+def _find_fault(body: Json) -> object:
+    """Find the error of a model's provider, which OpenRouter reports within an answer that says 200."""
+    if body.get("error"):
+        return body["error"]
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first.get("error") if isinstance(first, dict) else None
+
+
+def _is_unknown_model(answer: bytes, model: str) -> bool:
+    """Tell whether an error is about the model's name, and not about the input, which it may quote."""
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        body = None
+    fault = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(fault, dict) and (
+        fault.get("param") == "model" or str(fault.get("code")) in _UNKNOWN_MODEL_CODES
+    ):
+        return True
+    said = " ".join(_message(answer).split())
+    return bool(model and re.search(_UNKNOWN_MODEL.format(model=re.escape(model)), said, re.IGNORECASE))
 
 
 def _message(answer: bytes) -> str:
@@ -222,10 +281,8 @@ def _retry_after(headers: httpx.Headers) -> float | None:
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        pass
+    if value.replace(".", "", 1).isdecimal():
+        return float(value)
     try:
         moment = parsedate_to_datetime(value)
     except ValueError:

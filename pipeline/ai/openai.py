@@ -143,11 +143,9 @@ class OpenAiProvider:
         for form in forms:
             try:
                 answer = await ask(form)
-            except InvalidAnswerError:
-                # It takes the form: that what it answers is nonsense is another matter.
-                raise
             except PermanentError as error:
-                if not error.code.startswith("HTTP_"):
+                # A server that does not know the form may refuse it, or take no notice and answer in its own.
+                if not (error.code.startswith("HTTP_") or isinstance(error, InvalidAnswerError)):
                     raise
                 first = first or error
             except ServerError as error:

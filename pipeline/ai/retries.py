@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 _TRIES, _TRIES_IF_BUSY = 3, 12
 _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
-_PAUSE_SECONDS = 0.1
+# What the server itself asks for, and what others have learned, is waited for at the gate.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 
 class InputFaultError(AnswerError):
@@ -25,31 +26,42 @@ class InputFaultError(AnswerError):
 async def call_again(
     provider: Provider, call: Callable[[], Awaitable[T]], probe: Callable[[], Awaitable[object]]
 ) -> T:
-    """Make a call up to three times.
+    """Make a call up to three times, and see whose fault it is when none succeeds.
+
+    A server that hangs up, is too slow or away may be in trouble where it just answered: the input is blamed
+    only after three further tries, each beside a call that succeeded. A status of 500 is believed sooner.
 
     Args:
         provider: whose call it is; its gate waits where the server wants to be left alone.
         call: the call.
-        probe: a small call of known good input, to see whether the server is well.
+        probe: a small call of known good input.
 
     Raises:
         ServerError: the server is in trouble.
         InputFaultError: the server answers others and fails at this input each time.
         PipelineError: any other error of the call, at once.
     """
-    began, tries = time.monotonic(), 0
+    began, tries, blames = time.monotonic(), 0, 0
     while True:
         tries += 1
         try:
             return await call()
         except ServerError as error:
-            if error.status == _SERVER_FAULT and tries >= _TRIES:
-                if provider.succeeded_since(began) or await _is_well(probe):
+            is_busy, is_fault = error.status == _TOO_MANY_REQUESTS, error.status == _SERVER_FAULT
+            if tries >= (_TRIES_IF_BUSY if is_busy else _TRIES):
+                is_well = is_fault and provider.succeeded_since(began)
+                if is_busy or not (is_well or await _is_well(probe)):
+                    raise
+                blames += 1
+                if is_fault or blames > _TRIES:
                     raise InputFaultError(str(error)) from error
-                raise
-            if tries >= (_TRIES_IF_BUSY if error.status == _TOO_MANY_REQUESTS else _TRIES):
-                raise
-            await asyncio.sleep(_PAUSE_SECONDS * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            if error.status is not None:
+                await asyncio.sleep(_pause(tries))
+
+
+def _pause(tries: int) -> float:
+    longest = min(_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - jitter, no secret
 
 
 async def _is_well(probe: Callable[[], Awaitable[object]]) -> bool:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.ai.base import BudgetSpentError, Usage
 from pipeline.database import transaction
+from pipeline.errors import TransientError
 from schemas.own import AiUsage, WorkJob
 
 # Without a budget a killed worker loses the account of so long a time.
@@ -66,10 +67,17 @@ class Meter:
         with self._lock:
             unwritten, self._unwritten = self._unwritten, {}
             self._written_at = time.monotonic()
-        if unwritten:
+        if not unwritten:
+            return
+        try:
             with transaction(is_durable=False) as session:
                 for model in sorted(unwritten):
                     _add(session, self._job_id, self._stage, model, unwritten[model])
+        except TransientError:
+            with self._lock:
+                for model, usage in unwritten.items():
+                    self._unwritten[model] = self._unwritten.get(model, Usage()) + usage
+            raise
 
     def _read_spent(self) -> float:
         with transaction(is_durable=False) as session:

@@ -12,7 +12,7 @@ from pipeline.ai import Completion, Limits, Prompt, Usage, embed_or_raise, embed
 from pipeline.ai.answers import verify_embeddings
 from pipeline.ai.base import Balance, Embedded, ModelInfo, Vectors
 from pipeline.ai.embedding import split_long
-from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError, TransientError
+from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError
 
 
 class CountingProvider:
@@ -161,9 +161,9 @@ def test_what_was_embedded_before_the_work_was_stopped_is_kept() -> None:
 
 def test_a_server_in_trouble_stops_the_work_and_fails_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ai.retries._PAUSE_SECONDS", 0.0)
-    provider = CountingProvider(poison=["text 3"], error=TransientError("hung up"))
+    provider = CountingProvider(poison=["text 3", "a text"], error=ServerError("hung up"))
     settled = embed_texts(provider, [f"text {number}" for number in range(8)])
-    assert isinstance(settled.stopped_by, TransientError)
+    assert isinstance(settled.stopped_by, ServerError)
     assert not settled.failures
 
 

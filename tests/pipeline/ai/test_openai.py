@@ -1,0 +1,371 @@
+"""What is made of the answers of servers that speak OpenAI's API: verified, in order, in a form they know."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from pipeline.ai import (
+    Balance,
+    Completion,
+    InvalidAnswerError,
+    ModelInfo,
+    Prompt,
+    Provider,
+    Vectors,
+    require_models,
+    run,
+)
+from pipeline.errors import FatalError, PermanentError, PipelineError
+from tests.ai_server import AiServer, vector_of
+
+MakeProvider = Callable[..., Provider]
+Spoil = Callable[[list[dict[str, Any]]], None]
+
+TEXTS = ["one text", "two texts", "three texts", "four texts"]
+PROMPT = Prompt(
+    system="Judge.",
+    user="How good is it?",
+    name="verdict",
+    schema={
+        "type": "object",
+        "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 100}},
+        "required": ["score"],
+        "additionalProperties": False,
+    },
+)
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
+
+def _embed(provider: Provider, texts: list[str] = TEXTS) -> Vectors:
+    return run(provider.embed(texts)).vectors
+
+
+def _complete(provider: Provider) -> Completion:
+    return run(provider.complete(PROMPT))
+
+
+def _fault(call: Callable[[], object]) -> PipelineError:
+    with pytest.raises(PipelineError) as caught:
+        call()
+    return caught.value
+
+
+def _expected(texts: list[str] = TEXTS) -> Vectors:
+    return np.array([vector_of(text, 16) for text in texts], dtype=np.float64)
+
+
+def _spoil(server: AiServer, change: Spoil) -> None:
+    def spoil(answer: dict[str, Any]) -> dict[str, Any]:
+        change(answer["data"])
+        return answer
+
+    server.behaviour.spoil = spoil
+
+
+def test_vectors_are_put_in_the_order_of_their_index(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    _spoil(ai_server, lambda data: data.reverse())
+    assert np.array_equal(_embed(make_provider()), _expected())
+
+
+def test_vectors_without_index_are_taken_in_their_order(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    _spoil(ai_server, lambda data: [item.pop("index") for item in data])
+    assert np.array_equal(_embed(make_provider()), _expected())
+
+
+def _set(place: int, **values: object) -> Spoil:
+    return lambda data: data[place].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data.pop(), "3 vectors for 4 texts"),
+        (lambda data: data.append(data[0]), "5 vectors for 4 texts"),
+        (_set(1, index=0), "numbered"),
+        (_set(3, index=4), "numbered"),
+        (_set(0, index=-1), "numbered"),
+        (_set(0, index="0"), "numbered"),
+        (_set(1, embedding=[1.0, 2.0]), "different lengths"),
+        (lambda data: [item.update(embedding=[]) for item in data], "missing"),
+        (_set(2, embedding=None), "missing"),
+        (_set(2, embedding={"values": [1.0]}), "missing"),
+        (_set(2, embedding=["a"] * 16), "not a number"),
+        (_set(2, embedding=[None] * 16), "not finite"),
+        (_set(2, embedding=[0.5] * 15 + [float("nan")]), "not JSON"),
+        (_set(2, embedding=[0.5] * 15 + [float("inf")]), "not JSON"),
+        (_set(2, embedding=[0.0] * 16), "zeros"),
+        (_set(2, embedding="no base64!"), "base64"),
+        (_set(2, embedding="AAAA"), "base64"),
+    ],
+)
+def test_vectors_that_cannot_be_right_are_not_believed(
+    ai_server: AiServer, make_provider: MakeProvider, change: Spoil, said: str
+) -> None:
+    _spoil(ai_server, change)
+    error = _fault(lambda: _embed(make_provider()))
+    assert isinstance(error, InvalidAnswerError)
+    assert said in str(error)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_base64_hides_no_number_that_is_none(
+    ai_server: AiServer, make_provider: MakeProvider, number: float
+) -> None:
+    vector = np.full(16, number, dtype="<f4")
+    _spoil(ai_server, _set(2, embedding=base64.b64encode(vector.tobytes()).decode()))
+    error = _fault(lambda: _embed(make_provider()))
+    assert isinstance(error, InvalidAnswerError)
+    assert "not finite" in str(error)
+
+
+def test_vectors_of_single_tokens_stop_the_job_and_say_how_to_start_the_server(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    _spoil(ai_server, lambda data: [item.update(embedding=[[0.1] * 16, [0.2] * 16]) for item in data])
+    error = _fault(lambda: _embed(make_provider()))
+    assert isinstance(error, FatalError)
+    assert "--pooling mean" in str(error)
+
+
+def test_base64_is_tried_once_and_then_numbers_are_asked_for(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.takes_base64 = False
+    provider = make_provider()
+    for _ in range(3):
+        assert np.allclose(_embed(provider), _expected())
+    assert _forms(ai_server) == ["base64", "float", "float", "float"]
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_form_that_is_refused_in_any_way_is_given_up(
+    ai_server: AiServer, make_provider: MakeProvider, status: int
+) -> None:
+    ai_server.behaviour.takes_base64, ai_server.behaviour.refusal_status = False, status
+    provider = make_provider()
+    _embed(provider)
+    _embed(provider)
+    assert _forms(ai_server) == ["base64", "float", "float"]
+
+
+def test_an_input_that_is_refused_in_every_form_says_nothing_of_the_forms(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.poison = {"poisoned": 400}
+    provider = make_provider()
+    assert "cannot take poisoned" in str(_fault(lambda: _embed(provider, ["poisoned"])))
+    _embed(provider)
+    _embed(provider)
+    assert _forms(ai_server) == ["base64", "float", "base64", "base64"]
+
+
+def test_a_form_that_was_found_is_found_for_one_model_only(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.answer_forms = ("text",)
+    provider = make_provider()
+    _complete(provider)
+    _embed(provider)
+    assert _forms(ai_server) == ["json_schema", "json_object", "text", "base64"]
+
+
+def _forms(server: AiServer) -> list[str]:
+    return [
+        asked.get("encoding_format") or asked.get("response_format", {"type": "text"})["type"]
+        for asked in server.seen.asked
+    ]
+
+
+@pytest.mark.parametrize(
+    ("taken", "forms"),
+    [
+        (("json_schema", "json_object", "text"), ["json_schema"]),
+        (("json_object", "text"), ["json_schema", "json_object"]),
+        (("text",), ["json_schema", "json_object", "text"]),
+    ],
+)
+def test_answers_are_asked_for_in_the_strictest_form_that_is_known_each_tried_once(
+    ai_server: AiServer, make_provider: MakeProvider, taken: tuple[str, ...], forms: list[str]
+) -> None:
+    ai_server.behaviour.answer_forms = taken
+    provider = make_provider()
+    for _ in range(3):
+        assert 0 <= _complete(provider).answer["score"] <= 100
+    assert _forms(ai_server) == [*forms, forms[-1], forms[-1]]
+    strict = ai_server.seen.asked[0]["response_format"]["json_schema"]
+    assert (strict["name"], strict["strict"], strict["schema"]) == ("verdict", True, PROMPT.schema)
+
+
+def test_a_server_that_takes_no_notice_of_the_schema_is_told_it_in_words(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    def chat(said: str) -> str:
+        return '{"score": 4}' if '"score"' in said else "It is rather good."
+
+    ai_server.behaviour.chat = chat
+    provider = make_provider()
+    assert _complete(provider).answer == {"score": 4}
+    assert _complete(provider).answer == {"score": 4}
+    assert _forms(ai_server) == ["json_schema", "json_object", "json_object"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code"),
+    [
+        ({"chat": lambda _said: ""}, "EMPTY_ANSWER"),
+        ({"chat": lambda _said: " \n"}, "EMPTY_ANSWER"),
+        ({"finish_reason": "length"}, "TRUNCATED_ANSWER"),
+        ({"finish_reason": "content_filter"}, "REFUSED"),
+        ({"refusal": "I cannot judge this."}, "REFUSED"),
+        ({"chat": lambda _said: "I would say 80."}, "INVALID_ANSWER"),
+        ({"chat": lambda _said: '{"score": 80'}, "INVALID_ANSWER"),
+        ({"chat": lambda _said: "[80]"}, "INVALID_ANSWER"),
+        ({"chat": lambda _said: "<think>{}"}, "INVALID_ANSWER"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_the_input(
+    ai_server: AiServer, make_provider: MakeProvider, behaviour: dict[str, Any], code: str
+) -> None:
+    for name, value in behaviour.items():
+        setattr(ai_server.behaviour, name, value)
+    error = _fault(lambda: _complete(make_provider()))
+    assert isinstance(error, PermanentError)
+    assert error.code == code
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"choices": []}, {"choices": [{}]}, {"choices": [{"message": None}]}, {"choices": "no"}]
+)
+def test_an_answer_without_a_message_is_not_believed(
+    ai_server: AiServer, make_provider: MakeProvider, body: dict[str, Any]
+) -> None:
+    ai_server.behaviour.answer_next = [(200, orjson.dumps(body), {})] * 3
+    assert isinstance(_fault(lambda: _complete(make_provider())), InvalidAnswerError)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"score": 80}',
+        '```json\n{"score": 80}\n```',
+        'Here it is:\n\n```\n{"score": 80}\n```\nAnything else?',
+        'My verdict: {"score": 80}. It is good.',
+        '<think>Perhaps {"score": 5}?</think>\n{"score": 80}',
+        '<think>Perhaps {"score": 5}?</think>\n```json\n{"score": 80}\n```',
+        'Perhaps ```json\n{"score": 5}\n```?</think>{"score": 80}',
+    ],
+)
+def test_the_answer_is_found_beneath_thoughts_and_fences(
+    ai_server: AiServer, make_provider: MakeProvider, content: str
+) -> None:
+    ai_server.behaviour.chat = lambda _said: content
+    assert _complete(make_provider()).answer == {"score": 80}
+
+
+def test_a_mark_of_thoughts_within_the_answer_ends_nothing(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    answer = {"score": 8, "summary": 'it says </think>{"score": 100}'}
+    ai_server.behaviour.chat = lambda _said: orjson.dumps(answer).decode()
+    assert _complete(make_provider()).answer == answer
+
+
+def test_the_room_and_the_temperature_are_those_of_the_prompt(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    _complete(make_provider())
+    asked = ai_server.seen.asked[0]
+    assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("chatter", 1_000, 0.0)
+    assert [message["role"] for message in asked["messages"]] == ["system", "user"]
+
+
+def test_openrouter_is_told_who_asks_and_says_what_it_cost(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.key, ai_server.behaviour.cost = "sk-or", 0.0125
+    completion = _complete(make_provider("openrouter", key="sk-or"))
+    assert completion.usage.cost_usd == 0.0125
+    assert completion.usage.input_tokens > 0
+    assert completion.usage.output_tokens == 20
+    sent = ai_server.seen.headers[0]
+    assert (sent["x-title"], sent["authorization"]) == ("opspipe", "Bearer sk-or")
+    assert sent["http-referer"].startswith("https://")
+    assert ai_server.seen.asked[0]["usage"] == {"include": True}
+
+
+def test_a_server_of_ones_own_is_told_nothing_of_who_asks(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    assert _complete(make_provider()).usage.cost_usd is None
+    assert not {"x-title", "http-referer", "authorization"} & ai_server.seen.headers[0].keys()
+    assert "usage" not in ai_server.seen.asked[0]
+
+
+def test_what_a_call_cost_is_reckoned_by_the_listed_prices(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.prices = {"chatter": (1e-6, 5e-6), "embedder": (2e-8, 0.0)}
+    ai_server.behaviour.context = {"embedder": 2048, "chatter": 16_000}
+    provider = make_provider("openrouter", key="sk-or")
+    assert run(provider.llm_info()) == ModelInfo("chatter", 16_000, 1e-6, 5e-6)
+    used = _complete(provider).usage
+    assert used.cost_usd == pytest.approx(used.input_tokens * 1e-6 + 20 * 5e-6)
+    used = run(provider.embed(TEXTS)).usage
+    assert used.cost_usd == pytest.approx(used.input_tokens * 2e-8)
+    assert (provider.limits.embedding_context, provider.limits.llm_context) == (2048, 16_000)
+
+
+def test_prices_that_are_set_win_over_those_listed(ai_server: AiServer, make_provider: MakeProvider) -> None:
+    ai_server.behaviour.prices = {"chatter": (1e-6, 5e-6)}
+    provider = make_provider(llm_input_price=0.0, llm_output_price=1.0)
+    assert run(provider.llm_info()) == ModelInfo("chatter", None, 0.0, 1.0)
+    assert _complete(provider).usage.cost_usd == 20.0
+
+
+def test_a_server_that_does_not_count_is_believed_to_have_used_nothing(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.gives_usage = False
+    used = _complete(make_provider()).usage
+    assert (used.calls, used.input_tokens, used.output_tokens, used.cost_usd) == (1, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage", "balance"),
+    [
+        (None, 3.5, Balance(spent_usd=3.5, remaining_usd=None)),
+        (10.0, 3.5, Balance(spent_usd=3.5, remaining_usd=6.5)),
+        (10.0, 10.0, Balance(spent_usd=10.0, remaining_usd=0.0)),
+        (0.0, 0.0, Balance(spent_usd=0.0, remaining_usd=0.0)),
+    ],
+)
+def test_a_key_without_a_limit_has_no_remainder_rather_than_none_left(
+    ai_server: AiServer, make_provider: MakeProvider, limit: float | None, usage: float, balance: Balance
+) -> None:
+    ai_server.behaviour.key_limit, ai_server.behaviour.key_usage = limit, usage
+    assert run(make_provider("openrouter", key="sk-or").balance()) == balance
+
+
+def test_a_server_of_ones_own_has_no_balance(make_provider: MakeProvider) -> None:
+    assert run(make_provider().balance()) is None
+
+
+def test_a_model_that_is_not_listed_is_refused_though_the_server_would_answer(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.knows_any_model = True
+    provider = make_provider(llm_model="wrong")
+    run(require_models(provider, embedding=True, llm=False))
+    with pytest.raises(FatalError, match="'wrong': `opspipe settings set llm_model NAME` with one"):
+        run(require_models(provider, embedding=True, llm=True))
+    with pytest.raises(FatalError, match="settings set embedding_model"):
+        run(require_models(make_provider(embedding_model=""), embedding=True, llm=False))
