@@ -1,6 +1,7 @@
-"""Measures planning and loading against the limit of PostgreSQL's own COPY, and how a load scales.
+"""Measures planning, loads, write-back against PostgreSQL's own COPY, and the AI stages against their ideal.
 
 python benchmarks/bench.py load                     # planning, load against the limit: a few minutes
+python benchmarks/bench.py models                   # servers of models, write-back: a few minutes
 python benchmarks/bench.py scaling                  # workers, file sizes, table sizes: a quarter of an hour
 python benchmarks/bench.py scaling --huge           # with 5 million rows and a table of 10 million
 
@@ -19,9 +20,10 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import models
 import stand
 from limit import copy_blocks, pack_file
-from plots import plot_load, plot_scaling
+from plots import plot_load, plot_models, plot_scaling
 from sqlalchemy import text
 
 from pipeline.csvfile import plan_file
@@ -37,6 +39,7 @@ from tasks import publish
 
 MB = 1_000_000
 _POLL_SECONDS = 0.25
+_DIMENSIONS = (384, 1_536)
 _PREFILL_STEP = 250_000
 
 
@@ -233,7 +236,20 @@ def _show(run: LoadRun) -> LoadRun:
     return run
 
 
-BENCHES = {"load": bench_load, "scaling": bench_scaling}
+def bench_models(arguments: argparse.Namespace) -> dict[str, object]:
+    """Servers of models kept busy, and embeddings written back."""
+    saturations = [models.measure_embeddings(dimensions, 20_000) for dimensions in _DIMENSIONS]
+    saturations.append(models.measure_completions(2_000))
+    write_backs = [
+        (dimensions, *models.measure_write_back(dimensions, 20_000, arguments.runs))
+        for dimensions in _DIMENSIONS
+    ]
+    print(models.report(saturations, write_backs))
+    plot_models(saturations, write_backs, arguments.out / "models.png")
+    return {"saturation": [asdict(found) for found in saturations], "write_back": write_backs}
+
+
+BENCHES = {"load": bench_load, "models": bench_models, "scaling": bench_scaling}
 
 
 def main() -> None:
@@ -241,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("benches", nargs="*", choices=[*BENCHES, []], default=["load"])
+    parser.add_argument("benches", nargs="*", choices=[*BENCHES, []], default=["load", "models"])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--huge", action="store_true", help="5 million rows, a table of 10 million records")

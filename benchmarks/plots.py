@@ -47,3 +47,44 @@ def plot_scaling(series: Mapping[str, Sequence[Any]], file: Path) -> None:
     many[0].set_ylim(0, 1.1 * max(run.rate for runs in series.values() for run in runs))
     figure.suptitle("A load's rate, one thing varied at a time")
     figure.savefig(file, dpi=110)
+
+
+def plot_models(saturations: Sequence[Any], write_backs: Sequence[tuple[Any, ...]], file: Path) -> None:
+    """Draw the time of calls beside the ideal, and the rate of the write-back beside that of COPY."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
+    names = [found.name.replace(" of ", "\nof ") for found in saturations]
+    _draw_pairs(
+        left,
+        names,
+        [(found.ideal_seconds, found.seconds) for found in saturations],
+        ("ideal: calls x latency / slots", "taken, first to last call"),
+    )
+    left.set(ylabel="seconds", title="A server of models, kept busy")
+    _draw_pairs(
+        right,
+        [f"{dimensions:,} dimensions" for dimensions, *_ in write_backs],
+        [(limit, rate) for _, limit, rate, _ in write_backs],
+        ("COPY into a table of two columns", "write-back"),
+    )
+    right.set(ylabel="records/s", title="Embeddings written back, one connection")
+    figure.savefig(file, dpi=110)
+
+
+def _draw_pairs(
+    axes: plt.Axes, names: Sequence[str], pairs: Sequence[tuple[float, float]], labels: tuple[str, str]
+) -> None:
+    places = range(len(pairs))
+    axes.bar(
+        [place - 0.2 for place in places], [pair[0] for pair in pairs], 0.38, label=labels[0], color="0.75"
+    )
+    bars = axes.bar(
+        [place + 0.2 for place in places],
+        [pair[1] for pair in pairs],
+        0.38,
+        label=labels[1],
+        color="tab:blue",
+    )
+    axes.bar_label(bars, labels=[f"{pair[1] / pair[0]:.2f}" for pair in pairs], padding=2)
+    axes.set_xticks(list(places), names)
+    axes.margins(y=0.25)
+    axes.legend()

@@ -134,9 +134,9 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Workers]:
-    """Run a worker of the ingest queue with `count` processes."""
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", "ingest", "-c", str(count)]
+def workers(count: int, *, queues: str = "ingest") -> Iterator[Workers]:
+    """Run a worker of these queues with `count` processes."""
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", queues, "-c", str(count)]
     with (HOME / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "-l", "WARNING"], cwd=ROOT, stdout=log, stderr=log, start_new_session=True

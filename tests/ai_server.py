@@ -304,9 +304,17 @@ class AiServer:
             data: object = {"limit": limit, "usage": usage, "limit_remaining": left}
         elif path.endswith("/v1/models"):
             data = [self._listed(name) for name in now.models]
-        elif path.endswith("/stats"):
+        elif path.endswith(("/stats", "/reset")):
             seen = self.seen
-            return 200, orjson.dumps({"calls": seen.calls, "first": seen.first_at, "last": seen.last_at}), {}
+            if path.endswith("/reset"):
+                self.seen = Seen()
+            told = {
+                "calls": seen.calls,
+                "refused": seen.refused,
+                "first": seen.first_at,
+                "last": seen.last_at,
+            }
+            return 200, orjson.dumps(told), {}
         else:
             return 404, _error("no such path"), {}
         return 200, orjson.dumps({"data": data}), {}
