@@ -31,7 +31,7 @@ from pipeline.settings import get_settings
 from pipeline.sweeper import sweep
 from pipeline.system_settings import write_setting
 from pipeline.vectorize import start_vectorization
-from pipeline.vectorize.write import note_origins, write_embeddings
+from pipeline.vectorize.write import Origin, write_embeddings
 from schemas.enums import JobStatus
 from schemas.options import AnalysisOptions
 from tasks import publish
@@ -39,7 +39,7 @@ from tasks import publish
 # Worker processes: two a core, as `opspipe up` runs them.
 _WORKERS = 4
 _BATCH = 1_000
-_POLL_SECONDS = 0.25
+_POLL_SECONDS, _SWEEP_SECONDS = 0.25, 5.0
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,18 @@ _FILL = text("""
 
 def measure_embeddings(dimensions: int, rows: int) -> Saturation:
     """Embed records with write-back by real workers: 50 ms a call, 8 slots, 64 texts a call."""
-    with serve(dimensions=dimensions, latency=0.05, slots=8) as server:
-        # The first run is the server's: it makes its vectors then, and only looks them up in the second.
+    with (
+        serve(dimensions=dimensions, latency=0.05, slots=8) as server,
+        stand.workers(_WORKERS, queues="vectorize", is_watched=False),
+    ):
+        # The first run makes the server's vectors, which it only looks up in the second, and starts the
+        # workers' processes, which live for days.
         for _ in range(2):
             project_id = fill(rows)
             server.forget()
-            with stand.workers(_WORKERS, queues="vectorize"):
-                with transaction() as session:
-                    start = start_vectorization(session, project_id)
-                _finish(start.job_id, start.plan)
+            with transaction() as session:
+                start = start_vectorization(session, project_id)
+            _finish(start.job_id, start.plan)
         return server.saturation(f"{rows:,} embeddings of {dimensions} dimensions")
 
 
@@ -166,9 +169,13 @@ def _setting(name: str, value: str) -> Iterator[None]:
 
 def _finish(job_id: str, plan: ChunkRef) -> None:
     publish([plan])
+    swept_at = time.monotonic()
     while True:
         time.sleep(_POLL_SECONDS)
-        publish(sweep())  # beat's part: a message may have gone with the worker before
+        if time.monotonic() - swept_at > _SWEEP_SECONDS:
+            # Beat's part: a message may have gone with the worker before.
+            publish(sweep())
+            swept_at = time.monotonic()
         with transaction() as session:
             view = view_job(session, job_id)
         if view.is_ended:
@@ -206,11 +213,10 @@ def _write_back(vectors: np.ndarray, rows: int) -> float:
     seconds = 0.0
     for start in range(0, rows, _BATCH):
         part = found[start : start + _BATCH]
-        origins = [(digest_text("embedder", row.content), row.id, 1) for row in part]
+        origins = [Origin(row.id, digest_text("embedder", row.content)) for row in part]
         began = time.perf_counter()
         with transaction() as session:
-            write_embeddings(session, [row.id for row in part], vectors[: len(part)])
-            note_origins(session, origins)
+            write_embeddings(session, origins, vectors[: len(part)])
         seconds += time.perf_counter() - began
     return rows / seconds
 
@@ -220,6 +226,8 @@ def _limit(vectors: np.ndarray, rows: int) -> float:
     with psycopg.connect(endpoints().database_url, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS written")
         connection.execute("CREATE TABLE written (id text, embedding double precision[])")
+        # As in data_records: trying to compress numbers more than halves the rate.
+        connection.execute("ALTER TABLE written ALTER COLUMN embedding SET STORAGE EXTERNAL")
         connection.execute("CHECKPOINT")
         began = time.perf_counter()
         for block in blocks:

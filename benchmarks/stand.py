@@ -134,8 +134,8 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int, *, queues: str = "ingest") -> Iterator[Workers]:
-    """Run a worker of these queues with `count` processes."""
+def workers(count: int, *, queues: str = "ingest", is_watched: bool = True) -> Iterator[Workers]:
+    """Run a worker of these queues with `count` processes; being watched costs some of the processor."""
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", queues, "-c", str(count)]
     with (HOME / "worker.log").open("wb") as log:
         process = subprocess.Popen(
@@ -146,9 +146,11 @@ def workers(count: int, *, queues: str = "ingest") -> Iterator[Workers]:
             if process.poll() is not None:
                 raise SystemExit(f"the worker did not start: {(HOME / 'worker.log').read_text()}")
         found = Workers(process, count)
-        found.start_watching()
+        if is_watched:
+            found.start_watching()
         yield found
-        found.stop_watching()
+        if is_watched:
+            found.stop_watching()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -5,32 +5,33 @@ calls a model or writes an embedding.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import Select, bindparam, func, select, text, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
-from sqlalchemy.types import Text, Uuid
 
-from pipeline.database import transaction
+from pipeline.database import driver_connection, transaction
 from pipeline.errors import FatalError
+from pipeline.pgarrays import pack_texts, pack_uuids, takes_packed
 from schemas.own import EmbeddingSpace
 from schemas.reference import DataRecord
 
+Digest = bytes
 _DIGEST_BYTES = 16
 
+_KNOWN = "SELECT DISTINCT digest FROM record_embeddings WHERE digest = ANY(%(digests)b)"
 # The text itself is compared too: a record's text may have changed since it was embedded.
-_FIND = text("""
+_FIND = """
     SELECT DISTINCT ON (wanted.digest) wanted.digest, known.record_id
-    FROM unnest(:digests, :texts) AS wanted (digest, content)
+    FROM unnest(%(digests)b::uuid[], %(texts)b::text[]) AS wanted (digest, content)
     JOIN record_embeddings AS known ON known.digest = wanted.digest
     JOIN data_records AS record ON record.id = known.record_id
-    WHERE cardinality(record.embedding) = :dimensions AND record.content = wanted.content
+    WHERE cardinality(record.embedding) = %(dimensions)s AND record.content = wanted.content
     ORDER BY wanted.digest, known.record_id
-""").bindparams(bindparam("digests", type_=ARRAY(Uuid)), bindparam("texts", type_=ARRAY(Text)))
+"""
 # From somewhere on in the order of digests, and from the beginning where that was the end.
 _FORGET_GONE = text("""
     WITH looked_at AS (
@@ -54,17 +55,16 @@ class Space:
     dimensions: int | None
 
 
-def digest_text(model: str, content: str) -> UUID:
+def digest_text(model: str, content: str) -> Digest:
     """Identify what a model makes of a text: the first 16 bytes of a SHA-256 over both.
 
-    In SQL it is `opspipe_embedding_digest(model, content)`; a text holds no NUL in PostgreSQL, so that the
-    parts cannot run together.
+    In SQL it is the UUID `opspipe_embedding_digest(model, content)`; a text holds no NUL in PostgreSQL, so
+    that the parts cannot run together.
     """
-    digest = hashlib.sha256(model.encode() + b"\0" + content.encode()).digest()
-    return UUID(bytes=digest[:_DIGEST_BYTES])
+    return hashlib.sha256(model.encode() + b"\0" + content.encode()).digest()[:_DIGEST_BYTES]
 
 
-def find_embedded(session: Session, texts: Iterable[tuple[UUID, str]], *, dimensions: int) -> dict[UUID, str]:
+def find_embedded(session: Session, texts: Mapping[Digest, str], *, dimensions: int) -> dict[Digest, str]:
     """Find records that have the embedding of a text already, in any project.
 
     Args:
@@ -75,10 +75,19 @@ def find_embedded(session: Session, texts: Iterable[tuple[UUID, str]], *, dimens
     Returns:
         For each digest that was found, the id of a record.
     """
-    wanted = dict(texts)
-    asked = {"digests": list(wanted), "texts": list(wanted.values()), "dimensions": dimensions}
-    rows = session.execute(_FIND, asked)
-    return {row.digest: row.record_id for row in rows}
+    with takes_packed(driver_connection(session).cursor()) as cursor:
+        cursor.execute(_KNOWN, {"digests": pack_uuids(list(texts))}, prepare=True)
+        # Most texts are new, and texts are long: only those are sent that may be known.
+        known = [row[0].bytes for row in cursor]
+        if not known:
+            return {}
+        asked = {
+            "digests": pack_uuids(known),
+            "texts": pack_texts([texts[digest] for digest in known]),
+            "dimensions": dimensions,
+        }
+        cursor.execute(_FIND, asked)
+        return {row[0].bytes: row[1] for row in cursor}
 
 
 def read_space(session: Session, project_id: str) -> Space | None:

@@ -35,6 +35,10 @@ class SettingKind:
     # What a value must be, for those who set it; raises a ValueError that says so.
     check: Callable[[str], object] = str
 
+    def default_value(self) -> str:
+        """What holds as long as the table says nothing."""
+        return getattr(get_settings(), self.environment) or self.default
+
 
 def _one_of(*names: str) -> Callable[[str], object]:
     def check(value: str) -> None:
@@ -117,7 +121,7 @@ def read_ai_config(session: Session) -> AiConfig:
     Raises:
         FatalError: a value is none that it can have, or the key cannot be decrypted.
     """
-    values = {key: _checked(key, read_setting(session, key)) for key in KNOWN if key not in _SECRETS}
+    values = {key: _checked(key, value) for key, value in _read_plain(session).items()}
     is_openrouter = values["ai_provider"] == "openrouter"
     return AiConfig(
         provider=values["ai_provider"],
@@ -156,12 +160,19 @@ def read_setting(session: Session, key: str) -> str:
     if key in _SECRETS:
         raise InputError(f"{key} is a secret and is never shown")
     stored = session.scalar(select(SystemSetting.value).where(SystemSetting.key == key))
-    return stored if stored is not None else getattr(get_settings(), kind.environment) or kind.default
+    return kind.default_value() if stored is None else stored
+
+
+def _read_plain(session: Session) -> dict[str, str]:
+    keys = [key for key in KNOWN if key not in _SECRETS]
+    rows = session.execute(select(SystemSetting.key, SystemSetting.value).where(SystemSetting.key.in_(keys)))
+    stored = {row[0]: row[1] for row in rows}
+    return {key: stored[key] if key in stored else KNOWN[key].default_value() for key in keys}
 
 
 def list_settings(session: Session) -> dict[str, str]:
     """Show every known setting; of a secret only whether it is set."""
-    shown = {key: read_setting(session, key) for key in KNOWN if key not in _SECRETS}
+    shown = _read_plain(session)
     return shown | {key: "(set)" if read_secret(session, key) else "(not set)" for key in _SECRETS}
 
 

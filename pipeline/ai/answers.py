@@ -1,6 +1,5 @@
 """Looking at what models answer before it is believed: vectors, and JSON within a chat's message."""
 
-import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pybase64
 
 from pipeline.ai.base import Usage, Vectors
 from pipeline.ai.http import InvalidAnswerError, RefusedAnswerError
@@ -57,7 +57,7 @@ def read_vectors(body: Mapping[str, Any], count: int) -> Vectors:
 def _vector(value: object) -> np.ndarray[Any, Any]:
     if isinstance(value, str):
         try:
-            return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
+            return np.frombuffer(pybase64.b64decode(value, validate=True), dtype="<f4")
         except (binascii.Error, ValueError) as error:
             raise InvalidAnswerError(f"a vector is not base64 of 32-bit numbers: {error}") from error
     if not isinstance(value, list) or not value:
@@ -76,7 +76,10 @@ def _vector(value: object) -> np.ndarray[Any, Any]:
 def _stack(vectors: Sequence[np.ndarray[Any, Any]]) -> Vectors:
     if len({len(vector) for vector in vectors}) > 1:
         raise InvalidAnswerError("the model's vectors are of different lengths")
-    return np.stack(vectors).astype(np.float64)
+    stacked = np.empty((len(vectors), len(vectors[0])))
+    for row, vector in zip(stacked, vectors, strict=True):
+        row[:] = vector
+    return stacked
 
 
 def verify_embeddings(vectors: Vectors, count: int) -> Vectors:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 # What others have learned about the server is known here after so long.
 _REFRESH_SECONDS = 0.25
+# A request is on its way by then.
+_AFTER_YOU_SECONDS = 0.004
 # A longer pause is not waited for in the process: the chunk is given back.
 _LONGEST_WAIT_SECONDS = 5.0
 _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
@@ -36,7 +38,7 @@ class Gate:
         self._slots.limit = self._configured
         self._health = Health()
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
         self._succeeded_at = float("-inf")
 
     async def call(self, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]) -> T:
@@ -66,6 +68,8 @@ class Gate:
             self._succeeded_at = time.monotonic()
             await account(found)
         await self._note_success()
+        # What is made of the answer has time; whoever got the slot sends first.
+        await asyncio.sleep(_AFTER_YOU_SECONDS)
         return found
 
     async def note_failure(self, error: ServerError) -> None:
@@ -85,7 +89,7 @@ class Gate:
         )
         if error.status == _TOO_MANY_REQUESTS:
             await asyncio.to_thread(health.lower_slots, self._url, self._configured)
-        await self._refresh(is_due=True)
+        await self._read()
         if self._health.failing_seconds > self._patience:
             minutes = self._health.failing_seconds / 60
             raise FatalError(
@@ -105,7 +109,8 @@ class Gate:
         while True:
             check_lease()
             check_wanted()
-            await self._refresh()
+            if time.monotonic() - self._read_at > _REFRESH_SECONDS:
+                await self._refresh()
             left = self._health.pause_seconds - (time.monotonic() - self._read_at)
             if left <= 0:
                 return
@@ -114,13 +119,21 @@ class Gate:
                 raise ServerError(reason, retry_after=left)
             await asyncio.sleep(min(left, _REFRESH_SECONDS))
 
-    async def _refresh(self, *, is_due: bool = False) -> None:
-        async with self._reading:
-            if not is_due and time.monotonic() - self._read_at < _REFRESH_SECONDS:
-                return
-            self._health = await asyncio.to_thread(health.read_health, self._url)
-            self._read_at = time.monotonic()
-            self._slots.limit = min(self._health.slots or self._configured, self._configured)
+    async def _refresh(self) -> None:
+        """Have the server's state read again, beside the calls; wait for it only where it is long unknown."""
+        if self._reading is not None and self._reading.done():
+            read, self._reading = self._reading, None
+            read.result()  # raises what the reading met
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        if time.monotonic() - self._read_at > 2 * _REFRESH_SECONDS:
+            # Who is cancelled does not take the reading along that others wait for.
+            await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        self._health = await asyncio.to_thread(health.read_health, self._url)
+        self._read_at = time.monotonic()
+        self._slots.limit = min(self._health.slots or self._configured, self._configured)
 
     async def _note_success(self) -> None:
         if self._health.is_failing:

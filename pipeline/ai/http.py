@@ -9,6 +9,7 @@ import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -106,10 +107,11 @@ class HttpServer:
             AnswerError: the server says that the input is wrong, or its answer is of no use.
             FatalError: a refused key, no credit, an unknown model, an address where no such server is.
         """
-        data = orjson.dumps(body)
+        # Before there is a slot: what is done with one the server waits for.
+        request = self._request("POST", path, orjson.dumps(body))
 
         async def call() -> Json:
-            status, headers, answer = await self._send("POST", path, data)
+            status, headers, answer = await self._send(request)
             return self._read(status, headers, answer, model)
 
         return await self.gate.call(call, account)
@@ -121,7 +123,7 @@ class HttpServer:
             ServerError, AnswerError, FatalError: as `post`.
         """
         try:
-            status, headers, answer = await self._send("GET", path, None)
+            status, headers, answer = await self._send(self._request("GET", path, None))
             return None if status == _NOT_FOUND else self._read(status, headers, answer, "")
         except ServerError as error:
             # Also who only asks for the list waits no longer than the patience lasts.
@@ -133,12 +135,18 @@ class HttpServer:
         await self._client.aclose()
         self.gate.close()
 
-    async def _send(self, method: str, path: str, data: bytes | None) -> tuple[int, httpx.Headers, bytes]:
+    def _request(self, method: str, path: str, data: bytes | None) -> httpx.Request:
         headers = {"Content-Type": "application/json"} if data is not None else {}
+        try:
+            return self._client.build_request(method, self.url + path, content=data, headers=headers)
+        except httpx.InvalidURL as error:
+            raise FatalError(f"{self.url} cannot be called: {error}. Set {self._setting}") from error
+
+    async def _send(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
         try:
             async with (
                 asyncio.timeout(self._call_seconds),
-                self._client.stream(method, self.url + path, content=data, headers=headers) as response,
+                aclosing(await self._client.send(request, stream=True)) as response,
             ):
                 parts, size = [], 0
                 async for part in response.aiter_bytes():
@@ -153,7 +161,7 @@ class HttpServer:
             raise ServerError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
         except httpx.TimeoutException as error:
             raise ServerError(f"{self.url} did not answer in time ({type(error).__name__})") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except httpx.UnsupportedProtocol as error:
             raise FatalError(f"{self.url} cannot be called: {error}. Set {self._setting}") from error
         except httpx.DecodingError as error:
             raise InvalidAnswerError(f"{self.url} sent what cannot be decoded: {error}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from uuid import UUID
 
 import numpy as np
 from sqlalchemy import exists, select, text
@@ -11,13 +10,13 @@ from sqlalchemy.orm import Session
 from pipeline import flow
 from pipeline.ai import Settled, TextVector, embed_texts, metered, open_provider
 from pipeline.database import transaction
-from pipeline.embeddings import digest_text, find_embedded, require_dimensions, require_model
+from pipeline.embeddings import Digest, digest_text, find_embedded, require_dimensions, require_model
 from pipeline.errors import TransientError
 from pipeline.failures import Failure, list_failures
 from pipeline.ledger import ChunkResult, Claim
 from pipeline.system_settings import read_ai_config
 from pipeline.vectorize.scope import Scope, read_scope
-from pipeline.vectorize.write import copy_embeddings, note_origins, write_embeddings
+from pipeline.vectorize.write import Origin, copy_embeddings, write_embeddings
 from schemas.enums import ChunkState
 from schemas.own import WorkChunk
 
@@ -39,17 +38,17 @@ class _Work:
     scope: Scope
     model: str
     records: Mapping[str, str]
-    digests: Mapping[str, UUID]
-    sources: Mapping[UUID, str]
+    digests: Mapping[str, Digest]
+    sources: Mapping[Digest, str]
 
     @property
-    def copies(self) -> dict[str, str]:
-        """For each record whose text is embedded already, the record to copy from."""
-        return {
-            record_id: self.sources[digest]
+    def copies(self) -> list[tuple[str, str, Digest]]:
+        """The records whose texts are embedded already, each with the record to copy from."""
+        return [
+            (record_id, self.sources[digest], digest)
             for record_id, digest in self.digests.items()
             if digest in self.sources
-        }
+        ]
 
     @property
     def new_ids(self) -> list[str]:
@@ -94,12 +93,12 @@ def vectorize_chunk(held: Claim) -> None:
 def _find_work(session: Session, held: Claim, scope: Scope, model: str) -> _Work:
     span = {name: held.span[name] for name in ("ids", "first_id", "last_id") if name in held.span}
     question = _PENDING.format(condition=scope.condition, span=_IN_LIST if "ids" in span else _IN_RANGE)
-    records = {row.id: row.content for row in session.execute(text(question), {**scope.parameters, **span})}
+    records = {row[0]: row[1] for row in session.execute(text(question), {**scope.parameters, **span})}
     space = require_model(session, scope.project_id, model)
     digests = {record_id: digest_text(model, content) for record_id, content in records.items()}
-    sources: dict[UUID, str] = {}
+    sources: dict[Digest, str] = {}
     if space.dimensions is not None:
-        texts = ((digests[record_id], content) for record_id, content in records.items())
+        texts = {digests[record_id]: content for record_id, content in records.items()}
         sources = find_embedded(session, texts, dimensions=space.dimensions)
     if held.span.get("is_repeated") and len(sources) < len(set(digests.values())):
         _wait_for_first_texts(session, held)
@@ -140,22 +139,16 @@ def _keep(session: Session, held: Claim, work: _Work, settled: Settled[TextVecto
     elif copies:
         require_model(session, work.scope.project_id, work.model)
     outcome.copied = copy_embeddings(session, copies)
-    written = _write(session, outcome.embedded)
-    note_origins(
-        session,
-        [
-            (work.digests[record_id], record_id, outcome.embedded[record_id].pieces)
-            for record_id in sorted(written)
-        ]
-        + [(work.digests[record_id], record_id, 1) for record_id in sorted(outcome.copied)],
-    )
+    _write(session, work, outcome.embedded)
     return _finish(session, held, work, settled, outcome)
 
 
-def _write(session: Session, embedded: Mapping[str, TextVector]) -> set[str]:
-    if not embedded:
-        return set()
-    return write_embeddings(session, list(embedded), np.stack([found.vector for found in embedded.values()]))
+def _write(session: Session, work: _Work, embedded: Mapping[str, TextVector]) -> None:
+    if embedded:
+        origins = [
+            Origin(record_id, work.digests[record_id], found.pieces) for record_id, found in embedded.items()
+        ]
+        write_embeddings(session, origins, np.stack([found.vector for found in embedded.values()]))
 
 
 def _finish(

@@ -132,7 +132,7 @@ def test_refusals_lower_the_calls_at_a_time_and_time_raises_them(
         assert _state().slots == slots
     monkeypatch.undo()
     ai_server.behaviour.latency = 0.02
-    embed_texts(provider, [f"more {number}" for number in range(60)])
+    embed_texts(provider, [f"more {number}" for number in range(240)])
     assert ai_server.seen.most_at_once == 8
 
 
