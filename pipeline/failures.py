@@ -30,6 +30,8 @@ def list_failures(session: Session, held: Claim, failures: Sequence[Failure]) ->
     Returns:
         How many of the records are still there: one that was deleted meanwhile has not failed.
     """
+    if not failures:
+        return 0
     alive = set(session.scalars(_lock_alive(DataRecord.id.in_([failure.record_id for failure in failures]))))
     rows = [
         {

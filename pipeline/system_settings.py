@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,10 +34,6 @@ class SettingKind:
     environment: str
     # What a value must be, for those who set it; raises a ValueError that says so.
     check: Callable[[str], object] = str
-
-    def default_value(self) -> str:
-        """What holds as long as the table says nothing."""
-        return getattr(get_settings(), self.environment) or self.default
 
 
 def _one_of(*names: str) -> Callable[[str], object]:
@@ -121,14 +117,15 @@ def read_ai_config(session: Session) -> AiConfig:
     Raises:
         FatalError: a value is none that it can have, or the key cannot be decrypted.
     """
-    values = {key: _checked(key, value) for key, value in _read_plain(session).items()}
+    stored = _read_stored(session)
+    values = {key: _checked(key, _value(key, stored)) for key in KNOWN if key not in _SECRETS}
     is_openrouter = values["ai_provider"] == "openrouter"
     return AiConfig(
         provider=values["ai_provider"],
         host=values["openrouter_host" if is_openrouter else "ai_host"],
         llm_model=values["llm_model"],
         embedding_model=values["embedding_model"],
-        key=read_secret(session, "openrouter_key" if is_openrouter else "ai_key"),
+        key=_secret("openrouter_key" if is_openrouter else "ai_key", stored),
         limits=Limits(batch_texts=get_settings().embed_batch),
         embedding_context=_optional(int, values["embedding_context"]),
         llm_context=_optional(int, values["llm_context"]),
@@ -156,24 +153,30 @@ def _checked(key: str, value: str) -> str:
 
 def read_setting(session: Session, key: str) -> str:
     """Give a known setting's value that is no secret: from the database, the environment or the default."""
-    kind = _kind(key)
+    _kind(key)
     if key in _SECRETS:
         raise InputError(f"{key} is a secret and is never shown")
-    stored = session.scalar(select(SystemSetting.value).where(SystemSetting.key == key))
-    return kind.default_value() if stored is None else stored
+    return _value(key, _read_stored(session))
 
 
-def _read_plain(session: Session) -> dict[str, str]:
-    keys = [key for key in KNOWN if key not in _SECRETS]
-    rows = session.execute(select(SystemSetting.key, SystemSetting.value).where(SystemSetting.key.in_(keys)))
-    stored = {row[0]: row[1] for row in rows}
-    return {key: stored[key] if key in stored else KNOWN[key].default_value() for key in keys}
+def _read_stored(session: Session) -> dict[str, str]:
+    rows = session.execute(
+        select(SystemSetting.key, SystemSetting.value).where(SystemSetting.key.in_(list(KNOWN)))
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _value(key: str, stored: Mapping[str, str]) -> str:
+    """Choose what holds: what the table says, else the environment, else the default."""
+    kind = KNOWN[key]
+    return stored[key] if key in stored else getattr(get_settings(), kind.environment) or kind.default
 
 
 def list_settings(session: Session) -> dict[str, str]:
     """Show every known setting; of a secret only whether it is set."""
-    shown = _read_plain(session)
-    return shown | {key: "(set)" if read_secret(session, key) else "(not set)" for key in _SECRETS}
+    stored = _read_stored(session)
+    shown = {key: _value(key, stored) for key in KNOWN if key not in _SECRETS}
+    return shown | {key: "(set)" if _secret(key, stored) else "(not set)" for key in _SECRETS}
 
 
 def write_setting(session: Session, key: str, value: str) -> None:
@@ -199,18 +202,13 @@ def write_setting(session: Session, key: str, value: str) -> None:
     )
 
 
-def read_secret(session: Session, key: str) -> str | None:
-    """Give a key in clear, for the provider's eyes only; None where none is set.
-
-    Raises:
-        FatalError: it was encrypted under another secret key.
-    """
-    stored = session.scalar(select(SystemSetting.value).where(SystemSetting.key == key))
-    if stored is None:
+def _secret(key: str, stored: Mapping[str, str]) -> str | None:
+    """Give a key in clear, for the provider's eyes only; a FatalError where another key encrypted it."""
+    if key not in stored:
         found = getattr(get_settings(), KNOWN[key].environment)
         return found.get_secret_value() if found is not None else None
     try:
-        return _cipher().decrypt(stored.encode()).decode()
+        return _cipher().decrypt(stored[key].encode()).decode()
     except InvalidToken:
         raise FatalError(
             f"{key} was encrypted under another OPSPIPE_SECRET_KEY: set it again with `opspipe settings set`"

@@ -7,21 +7,32 @@ turns out to be of no use.
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from sqlalchemy import func, literal, select
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from pipeline.ai.base import BudgetSpentError, Usage
 from pipeline.database import transaction
-from pipeline.errors import TransientError
-from schemas.own import AiUsage, WorkJob
+from schemas.own import AiUsage
 
 # Without a budget a killed worker loses the account of so long a time.
 _WRITE_SECONDS = 1.0
+
+# Of a job that was deleted meanwhile nobody asks any more.
+_ADD = text("""
+    INSERT INTO ai_usage AS spent
+        (job_id, stage, model, call_count, input_tokens, output_tokens, cost_usd)
+    SELECT job_id, :stage, :model, :call_count, :input_tokens, :output_tokens, :cost_usd
+    FROM work_jobs WHERE job_id = :job_id FOR KEY SHARE
+    ON CONFLICT (job_id, stage, model) DO UPDATE SET
+        call_count = spent.call_count + excluded.call_count,
+        input_tokens = spent.input_tokens + excluded.input_tokens,
+        output_tokens = spent.output_tokens + excluded.output_tokens,
+        cost_usd = spent.cost_usd + excluded.cost_usd
+""")
 
 
 class Meter:
@@ -64,20 +75,38 @@ class Meter:
 
     def write(self) -> None:
         """Put what was counted into the database."""
+        with self._handing_over() as unwritten:
+            if unwritten:
+                with transaction(is_durable=False) as session:
+                    self._add(session, unwritten)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Open a transaction as `pipeline.database` does, which takes along what was counted, at its end.
+
+        What is rolled back counts as not written.
+        """
+        with self._handing_over() as unwritten, transaction() as session:
+            yield session
+            # Last, because others wait for these rows until the transaction ends.
+            self._add(session, unwritten)
+
+    @contextmanager
+    def _handing_over(self) -> Iterator[dict[str, Usage]]:
         with self._lock:
             unwritten, self._unwritten = self._unwritten, {}
             self._written_at = time.monotonic()
-        if not unwritten:
-            return
         try:
-            with transaction(is_durable=False) as session:
-                for model in sorted(unwritten):
-                    _add(session, self._job_id, self._stage, model, unwritten[model])
-        except TransientError:
+            yield unwritten
+        except BaseException:
             with self._lock:
                 for model, usage in unwritten.items():
                     self._unwritten[model] = self._unwritten.get(model, Usage()) + usage
             raise
+
+    def _add(self, session: Session, unwritten: Mapping[str, Usage]) -> None:
+        for model in sorted(unwritten):
+            _add(session, self._job_id, self._stage, model, unwritten[model])
 
     def _read_spent(self) -> float:
         with transaction(is_durable=False) as session:
@@ -88,12 +117,12 @@ _current: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 
 @contextmanager
-def metered(job_id: str, stage: str, *, budget_usd: float | None = None) -> Iterator[None]:
-    """Count every call of the block for a job, within its budget."""
+def metered(job_id: str, stage: str, *, budget_usd: float | None = None) -> Iterator[Meter]:
+    """Count every call of the block for a job, within its budget; gives what counts."""
     meter = Meter(job_id, stage, budget_usd)
     token = _current.set(meter)
     try:
-        yield
+        yield meter
     finally:
         _current.reset(token)
         meter.write()
@@ -135,6 +164,7 @@ def list_spent(session: Session, job_ids: Sequence[str]) -> dict[str, Usage]:
 
 def _add(session: Session, job_id: str, stage: str, model: str, usage: Usage) -> None:
     spent = {
+        "job_id": job_id,
         "stage": stage,
         "model": model,
         "call_count": usage.calls,
@@ -142,17 +172,4 @@ def _add(session: Session, job_id: str, stage: str, model: str, usage: Usage) ->
         "output_tokens": usage.output_tokens,
         "cost_usd": usage.cost_usd or 0.0,
     }
-    # Of a job that was deleted meanwhile nobody asks any more.
-    job = (
-        select(WorkJob.job_id, *(literal(value) for value in spent.values()))
-        .where(WorkJob.job_id == job_id)
-        .with_for_update(key_share=True, read=True)
-    )
-    insert = upsert(AiUsage).from_select(["job_id", *spent], job)
-    columns = ("call_count", "input_tokens", "output_tokens", "cost_usd")
-    session.execute(
-        insert.on_conflict_do_update(
-            index_elements=["job_id", "stage", "model"],
-            set_={name: getattr(AiUsage, name) + insert.excluded[name] for name in columns},
-        )
-    )
+    session.execute(_ADD, spent)

@@ -60,11 +60,11 @@ def assess_chunk(held: Claim) -> None:
         needs = Needs(context.project_id, guidelines.sha256, reviewer, options, held.ref.job_id)
         wanted = _read_wanted(session, needs, held.span["ids"])
     require_able(provider, options)
-    with metered(held.ref.job_id, held.ref.stage, budget_usd=options.budget_usd):
+    with metered(held.ref.job_id, held.ref.stage, budget_usd=options.budget_usd) as meter:
         reviewed = reviewer.review(wanted, guidelines) if wanted else Reviewed()
-    with transaction() as session:
-        store_reviews(session, reviewed, reviewer, guidelines, job_id=held.ref.job_id)
-        _finish(session, held, wanted, reviewed)
+        with meter.transaction() as session:
+            store_reviews(session, reviewed, reviewer, guidelines, job_id=held.ref.job_id)
+            _finish(session, held, wanted, reviewed)
     if reviewed.stopped_by is not None:
         raise reviewed.stopped_by
 

@@ -80,10 +80,10 @@ def vectorize_chunk(held: Claim) -> None:
         provider = open_provider(config)
         work = _find_work(session, held, scope, provider.embedding_model)
     ids = work.new_ids
-    with metered(held.ref.job_id, held.ref.stage):
+    with metered(held.ref.job_id, held.ref.stage) as meter:
         settled = embed_texts(provider, [work.records[record_id] for record_id in ids])
-    with transaction() as session:
-        is_left = _keep(session, held, work, settled)
+        with meter.transaction() as session:
+            is_left = _keep(session, held, work, settled)
     if settled.stopped_by is not None:
         raise settled.stopped_by
     if is_left:
