@@ -216,7 +216,7 @@ def _write_back(vectors: np.ndarray, rows: int) -> float:
         origins = [Origin(row.id, digest_text("embedder", row.content)) for row in part]
         began = time.perf_counter()
         with transaction() as session:
-            write_embeddings(session, origins, vectors[: len(part)])
+            write_embeddings(session, origins, list(vectors[: len(part)]))
         seconds += time.perf_counter() - began
     return rows / seconds
 

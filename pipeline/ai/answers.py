@@ -76,10 +76,7 @@ def _vector(value: object) -> np.ndarray[Any, Any]:
 def _stack(vectors: Sequence[np.ndarray[Any, Any]]) -> Vectors:
     if len({len(vector) for vector in vectors}) > 1:
         raise InvalidAnswerError("the model's vectors are of different lengths")
-    stacked = np.empty((len(vectors), len(vectors[0])))
-    for row, vector in zip(stacked, vectors, strict=True):
-        row[:] = vector
-    return stacked
+    return np.stack(vectors)
 
 
 def verify_embeddings(vectors: Vectors, count: int) -> Vectors:

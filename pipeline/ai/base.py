@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import FatalError
 
-Vectors = NDArray[np.float64]
+# Of 32 bits a number where a server sends no more: half the memory and its traffic.
+Vectors = NDArray[np.floating[Any]]
 
 
 class BudgetSpentError(FatalError):

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.ai.base import Provider, Vectors
 from pipeline.ai.loop import run
@@ -24,7 +23,7 @@ _SPACES = (" ", "\n", "\t")
 class TextVector:
     """A text's embedding, shape (dimensions,), and from how many pieces of the text it was made."""
 
-    vector: NDArray[np.float64]
+    vector: Vectors
     pieces: int = 1
 
 
@@ -67,7 +66,7 @@ def embed_or_raise(provider: Provider, texts: Sequence[str]) -> Vectors:
         raise settled.stopped_by
     for place in sorted(settled.failures):
         raise settled.failures[place]
-    return np.stack([settled.results[place].vector for place in range(len(texts))])
+    return np.stack([settled.results[place].vector for place in range(len(texts))]).astype(np.float64)
 
 
 async def _embed(provider: Provider, texts: Sequence[str]) -> Settled[TextVector]:

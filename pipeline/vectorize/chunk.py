@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from sqlalchemy import exists, select, text
 from sqlalchemy.orm import Session
 
 from pipeline import flow
 from pipeline.ai import Settled, TextVector, embed_texts, metered, open_provider
 from pipeline.database import transaction
-from pipeline.embeddings import Digest, digest_text, find_embedded, require_dimensions, require_model
+from pipeline.embeddings import (
+    IS_PENDING,
+    Digest,
+    digest_text,
+    find_embedded,
+    require_dimensions,
+    require_model,
+)
 from pipeline.errors import TransientError
 from pipeline.failures import Failure, list_failures
 from pipeline.ledger import ChunkResult, Claim
@@ -25,7 +31,7 @@ _WAIT_SECONDS = 1.0
 
 _PENDING = """
     SELECT record.id, record.content FROM data_records AS record
-    WHERE {condition} AND {span} AND record.embedding = '{{}}' ORDER BY record.id
+    WHERE {condition} AND {span} AND {is_pending} ORDER BY record.id
 """
 _IN_RANGE = "record.id BETWEEN :first_id AND :last_id"
 _IN_LIST = "record.id = ANY(:ids)"
@@ -92,7 +98,9 @@ def vectorize_chunk(held: Claim) -> None:
 
 def _find_work(session: Session, held: Claim, scope: Scope, model: str) -> _Work:
     span = {name: held.span[name] for name in ("ids", "first_id", "last_id") if name in held.span}
-    question = _PENDING.format(condition=scope.condition, span=_IN_LIST if "ids" in span else _IN_RANGE)
+    question = _PENDING.format(
+        condition=scope.condition, span=_IN_LIST if "ids" in span else _IN_RANGE, is_pending=IS_PENDING
+    )
     records = {row[0]: row[1] for row in session.execute(text(question), {**scope.parameters, **span})}
     space = require_model(session, scope.project_id, model)
     digests = {record_id: digest_text(model, content) for record_id, content in records.items()}
@@ -148,7 +156,7 @@ def _write(session: Session, work: _Work, embedded: Mapping[str, TextVector]) ->
         origins = [
             Origin(record_id, work.digests[record_id], found.pieces) for record_id, found in embedded.items()
         ]
-        write_embeddings(session, origins, np.stack([found.vector for found in embedded.values()]))
+        write_embeddings(session, origins, [found.vector for found in embedded.values()])
 
 
 def _finish(

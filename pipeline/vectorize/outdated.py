@@ -4,7 +4,7 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
-from pipeline.embeddings import replace_space
+from pipeline.embeddings import IS_PENDING, replace_space
 from pipeline.lease import check_lease
 from schemas.own import EmbeddingSpace
 
@@ -17,17 +17,17 @@ _NEXT = text("""
     ) AS next
 """)
 # What no model of this name is known to have made of this very text.
-_FORGET = text("""
+_FORGET = text(f"""
     UPDATE data_records AS record
-    SET embedding = '{}', "updatedAt" = now() AT TIME ZONE 'utc'
+    SET embedding = '{{}}', "updatedAt" = now() AT TIME ZONE 'utc'
     WHERE record."projectId" = :project_id AND record.id > :after AND record.id <= :last_id
-        AND cardinality(record.embedding) > 0
+        AND NOT {IS_PENDING}
         AND (:is_all OR NOT EXISTS (
             SELECT FROM record_embeddings AS known
             WHERE known.digest = opspipe_embedding_digest(:model, record.content)
                 AND known.record_id = record.id
         ))
-""")
+""")  # noqa: S608 - put together from constants
 _FORGET_ORIGIN = text("""
     DELETE FROM record_embeddings AS known
     USING data_records AS record

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from pipeline import flow
 from pipeline.ai import open_provider, require_models, run
 from pipeline.database import transaction
-from pipeline.embeddings import enter_space
+from pipeline.embeddings import IS_PENDING, enter_space
 from pipeline.ledger import Claim, PlannedChunk
 from pipeline.settings import get_settings
 from pipeline.system_settings import read_ai_config
@@ -27,7 +27,7 @@ _PENDING = """
     SELECT record.id, row_number() OVER (PARTITION BY md5(record.content) ORDER BY record.id) > 1 AS
     is_repeated
     FROM data_records AS record
-    WHERE {condition} AND record.embedding = '{{}}'
+    WHERE {condition} AND {is_pending}
 """
 # A chunk is a range of ids where no repeated text lies between, else a list of ids.
 _FIRST_TEXTS = """
@@ -66,7 +66,7 @@ def plan_vectorize(held: Claim) -> None:
 
 
 def _chunks(session: Session, scope: Scope, size: int) -> Iterator[PlannedChunk]:
-    pending = _PENDING.format(condition=scope.condition)
+    pending = _PENDING.format(condition=scope.condition, is_pending=IS_PENDING)
     first = session.execute(text(_FIRST_TEXTS.format(pending=pending)), {**scope.parameters, "size": size})
     for row in first:
         span = {"ids": row.ids} if row.ids else {"first_id": row.first_id, "last_id": row.last_id}
