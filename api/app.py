@@ -11,6 +11,7 @@ from api.ai import blueprint as ai
 from api.analytics import blueprint as analytics
 from api.ingest import blueprint as ingest
 from api.jobs import blueprint as jobs
+from api.records import blueprint as records
 from api.similarity import blueprint as similarity
 from api.status import blueprint as status
 from pipeline.errors import (
@@ -63,6 +64,7 @@ def create_app() -> Flask:
     app.register_blueprint(ingest)
     app.register_blueprint(jobs)
     app.register_blueprint(analytics)
+    app.register_blueprint(records)
     app.register_blueprint(similarity)
     app.register_blueprint(ai)
     app.register_error_handler(PipelineError, _pipeline_error)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, analyze, bonus, check, demo, ingest, jobs, up, vectorize
+from cli import admin, analyze, bonus, check, demo, ingest, jobs, records, up, vectorize
 from pipeline.database import one_line
 from pipeline.errors import PipelineError
 from pipeline.servers import release
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (up, check, ingest, jobs, vectorize, analyze, demo):
+for module in (up, check, ingest, jobs, records, vectorize, analyze, demo):
     module.register(app)
 app.add_typer(bonus.app, name="bonus")
 app.add_typer(admin.database_app, name="db")

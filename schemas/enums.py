@@ -81,6 +81,20 @@ class UploadFormat(StrEnum):
     JSON_LINES = "jsonl"
 
 
+class RecordOrder(StrEnum):
+    """What listings of records are in order of."""
+
+    CREATED_AT = "createdAt"
+    ALIGNMENT_SCORE = "alignmentScore"
+
+
+class SortDirection(StrEnum):
+    """Which end of an order comes first."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
 class AnalysisScope(StrEnum):
     """Which records an analysis takes up."""
 

@@ -100,6 +100,23 @@ def test_a_project_is_embedded_anew_by_another_model(served: Commands, use_ai_se
     assert len(served.json("search", "p", "a cat")) == 10
 
 
+def test_the_worst_records_are_found_by_their_scores(served: Commands, use_ai_server: AiServer) -> None:
+    use_ai_server.behaviour.chat = lambda said: json.dumps(
+        {"score": 30 if "grey cat" in said else 60, "summary": "s", "analysis": "a", "suggestions": []}
+    )
+    assert served.json("records", "p", "--sort", "alignmentScore")["records"] == []
+    served.run("analyze", "p", "--wait")
+    worst = served.json("records", "p", "--sort", "alignmentScore", "--order", "asc", "--limit", "7")
+    assert [record["alignment_score"] for record in worst["records"]] == [30] * 6 + [60]
+    shown = served.run("records", "p", "--sort", "alignmentScore", "--limit", "7").stdout
+    assert shown.index("white cat") < shown.index("grey cat")
+    (cursor,) = re.findall(r"more: --cursor (\S+)", shown)
+    rest = served.json("records", "p", "--sort", "alignmentScore", "--cursor", cursor)
+    assert len(rest["records"]) == 5
+    found = served.json("records", "p", "--search", "WHITE cat of house 3", "--category", "BOTTOM_10")
+    assert [record["content"] for record in found["records"]] == ["feed the white cat of house 3"]
+
+
 def test_an_analysis_is_estimated_stopped_at_its_budget_and_resumed(
     served: Commands, use_ai_server: AiServer
 ) -> None:

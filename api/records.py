@@ -1,0 +1,41 @@
+"""`/api/records`: records, page by page."""
+
+from dataclasses import asdict
+
+from flask import Blueprint, Response, request
+
+from api.answers import answer
+from api.auth import require_role
+from pipeline.database import transaction
+from pipeline.projects import find_project
+from pipeline.records import RecordFilter, list_records
+from schemas.bodies import RecordAnswer, RecordList, RecordsQuery
+from schemas.enums import SortDirection, UserRole
+
+blueprint = Blueprint("records", __name__, url_prefix="/api")
+
+
+@blueprint.get("/records")
+def records() -> Response:
+    """Answer with a page of records."""
+    require_role(UserRole.USER)
+    query = RecordsQuery.model_validate(request.args.to_dict())
+    with transaction() as session:
+        page = list_records(
+            session,
+            RecordFilter(
+                project_id=find_project(session, query.project_id).id if query.project_id else None,
+                type=query.type,
+                category=query.category,
+                search=query.search,
+                has_alignment=query.has_alignment,
+                ingest_job_id=query.ingest_job_id,
+            ),
+            sort_by=query.sort_by,
+            is_ascending=query.order is SortDirection.ASC,
+            limit=query.limit,
+            cursor=query.cursor,
+            with_embedding=query.include is not None,
+        )
+    found = [RecordAnswer.model_validate(asdict(record)) for record in page.records]
+    return answer(RecordList(records=found, next_cursor=page.next_cursor))

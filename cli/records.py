@@ -1,0 +1,78 @@
+"""`opspipe records`: what is in a project, newest or by score."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import database
+from cli.output import JsonOption, console, print_json, print_table, shorten
+from pipeline.projects import find_project
+from pipeline.records import RecordFilter, RecordPage, list_records
+from schemas.enums import RecordCategory, RecordOrder, RecordType, SortDirection
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(records)
+
+
+def records(
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id.")],
+    *,
+    record_type: Annotated[
+        RecordType | None, typer.Option("--type", help="Only records of this type.")
+    ] = None,
+    category: Annotated[RecordCategory | None, typer.Option(help="Only records of this category.")] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only records with this in them.")
+    ] = None,
+    sort: Annotated[
+        RecordOrder, typer.Option(help="By score, only records that are analyzed are listed.")
+    ] = RecordOrder.CREATED_AT,
+    order: Annotated[
+        SortDirection, typer.Option(help="asc: the oldest, or the lowest score, first.")
+    ] = SortDirection.DESC,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    cursor: Annotated[
+        str | None, typer.Option(help="Where to go on: what the page before ended with.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a project's records with the scores of their analyses, newest first or by score."""
+    with database() as session:
+        page = list_records(
+            session,
+            RecordFilter(
+                project_id=find_project(session, project).id,
+                type=record_type,
+                category=category,
+                search=search,
+            ),
+            sort_by=sort,
+            is_ascending=order is SortDirection.ASC,
+            limit=limit,
+            cursor=cursor,
+        )
+    if as_json:
+        print_json(page)
+    else:
+        _show(page)
+
+
+def _show(page: RecordPage) -> None:
+    print_table(
+        ("record", "score", "type", "category", "created (UTC)", "content"),
+        (
+            (
+                record.id,
+                record.alignment_score,
+                record.type,
+                record.category,
+                f"{record.created_at:%Y-%m-%d %H:%M}",
+                shorten(record.content, width=60),
+            )
+            for record in page.records
+        ),
+    )
+    if page.next_cursor:
+        console.print(f"more: --cursor {page.next_cursor}", highlight=False, markup=False, soft_wrap=True)
