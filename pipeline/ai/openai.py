@@ -256,8 +256,10 @@ def _models(answer: Json | None) -> list[ModelInfo]:
 
 def _model(item: Mapping[str, Any]) -> ModelInfo:
     meta = item.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    # What is loaded takes less than what the model was made for.
     places = [item.get(name) for name in ("loaded_context_length", "context_length", "max_context_length")]
-    places += [item.get("max_model_len"), meta.get("n_ctx_train") if isinstance(meta, dict) else None]
+    places += [item.get("max_model_len"), meta.get("n_ctx"), meta.get("n_ctx_train")]
     pricing = item.get("pricing")
     pricing = pricing if isinstance(pricing, dict) else {}
     return ModelInfo(
