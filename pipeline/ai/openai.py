@@ -15,6 +15,7 @@ from pipeline.ai.answers import read_object, read_usage, read_vectors
 from pipeline.ai.base import AiConfig, Balance, Completion, Embedded, Limits, ModelInfo, Prompt, Usage
 from pipeline.ai.http import HttpServer, InvalidAnswerError, Json
 from pipeline.ai.spending import record_call
+from pipeline.ai.tokens import OVERHEAD_TOKENS, learn
 from pipeline.errors import FatalError, PermanentError, ServerError
 
 T = TypeVar("T")
@@ -82,10 +83,8 @@ class OpenAiProvider:
 
         async def ask(form: str) -> Embedded:
             body = {"model": model, "input": list(texts), "encoding_format": form}
-            answer = await self._server.post(
-                "/embeddings", body, model=model, account=lambda found: self._account(found, self._embedding)
-            )
-            return Embedded(read_vectors(answer, len(texts)), self._usage(answer, self._embedding))
+            answer, usage = await self._call("/embeddings", body, self._embedding, texts)
+            return Embedded(read_vectors(answer, len(texts)), usage)
 
         return await self._ask("embeddings", model, _EMBEDDING_FORMATS, ask)
 
@@ -98,13 +97,12 @@ class OpenAiProvider:
         model = _require(self.llm_model, "llm_model")
 
         async def ask(form: str) -> Completion:
-            answer = await self._server.post(
-                "/chat/completions",
-                self._chat(model, prompt, form),
-                model=model,
-                account=lambda found: self._account(found, self._llm),
-            )
-            return Completion(read_object(answer), self._usage(answer, self._llm))
+            body = self._chat(model, prompt, form)
+            sent = [message["content"] for message in body["messages"]]
+            answer, usage = await self._call("/chat/completions", body, self._llm, sent)
+            if usage.is_counted:
+                learn(model, sent, usage.input_tokens, overhead=OVERHEAD_TOKENS)
+            return Completion(read_object(answer), usage)
 
         return await self._ask("chat", model, _ANSWER_FORMATS, ask)
 
@@ -159,11 +157,19 @@ class OpenAiProvider:
             raise FatalError(f"there is no form to ask {model} in")
         raise first
 
-    async def _account(self, answer: Json, prices: ModelInfo) -> None:
-        await record_call(prices.name, self._usage(answer, prices))
+    async def _call(
+        self, path: str, body: Mapping[str, Any], prices: ModelInfo, sent: Sequence[str]
+    ) -> tuple[Json, Usage]:
+        """Make a call, and count what it has used before the next may begin."""
 
-    def _usage(self, answer: Json, prices: ModelInfo) -> Usage:
-        usage = read_usage(answer)
+        async def account(found: Json) -> None:
+            await record_call(prices.name, self._usage(found, prices, sent))
+
+        answer = await self._server.post(path, body, model=prices.name, account=account)
+        return answer, self._usage(answer, prices, sent)
+
+    def _usage(self, answer: Json, prices: ModelInfo, sent: Sequence[str]) -> Usage:
+        usage = read_usage(answer, prices.name, sent)
         if usage.cost_usd is not None or prices.input_price is None:
             return usage
         if prices.output_price is None and usage.output_tokens:

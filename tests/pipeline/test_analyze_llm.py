@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline.ai import guess_tokens
 from pipeline.ai.answers import read_usage
 from pipeline.analyze.prompts import ALIGNMENT_VERSION
 from pipeline.database import transaction
@@ -122,8 +123,10 @@ def test_an_answer_of_no_use_is_never_stored_and_costs_no_other_record_its_own(
 
 
 def test_a_number_of_tokens_that_no_call_can_have_is_not_believed() -> None:
-    usage = read_usage({"usage": {"prompt_tokens": 2**40, "completion_tokens": -3, "cost": 1e400}})
-    assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (0, 0, None)
+    said = {"usage": {"prompt_tokens": 2**40, "completion_tokens": -3, "cost": 1e400}}
+    usage = read_usage(said, "chatter", ["a question"])
+    assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (guess_tokens("a question"), 0, None)
+    assert not usage.is_counted
 
 
 def test_a_job_without_one_good_answer_has_failed_and_says_why(
@@ -171,7 +174,8 @@ def test_an_answer_that_was_cut_is_given_more_room_but_no_more_than_the_model_ha
     assert [row["code"] for row in rows(session, "SELECT code FROM record_failures")] == ["TRUNCATED_ANSWER"]
     rooms, prompt = use_ai_server.seen.rooms, use_ai_server.seen.prompts[0]
     assert rooms[:2] == [1_000, 2_000]
-    assert 2_000 < rooms[2] <= 4_096 - len(prompt) // 3
+    # What a chat's form adds has its room as well.
+    assert 2_000 < rooms[2] <= 4_096 - len(prompt) // 3 - 250
 
 
 def test_a_record_that_is_deleted_while_it_is_judged_leaves_nothing_behind(

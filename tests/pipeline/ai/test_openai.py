@@ -16,9 +16,11 @@ from pipeline.ai import (
     Prompt,
     Provider,
     Vectors,
+    guess_tokens,
     require_models,
     run,
 )
+from pipeline.ai.answers import read_usage
 from pipeline.errors import FatalError, PermanentError, PipelineError
 from tests.ai_server import AiServer, vector_of
 
@@ -331,12 +333,40 @@ def test_prices_that_are_set_win_over_those_listed(ai_server: AiServer, make_pro
     assert _complete(provider).usage.cost_usd == 20.0
 
 
-def test_a_server_that_does_not_count_is_believed_to_have_used_nothing(
+def test_the_tokens_of_a_server_that_does_not_count_are_guessed_and_cost_as_much(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
     ai_server.behaviour.gives_usage = False
-    used = _complete(make_provider()).usage
-    assert (used.calls, used.input_tokens, used.output_tokens, used.cost_usd) == (1, 0, 0, None)
+    provider = make_provider(llm_input_price=1e-6, llm_output_price=5e-6, embedding_price=2e-8)
+    used = _complete(provider).usage
+    sent = [message["content"] for message in ai_server.seen.asked[0]["messages"]]
+    read, written = sum(map(guess_tokens, sent)), used.output_tokens
+    assert (used.calls, used.input_tokens, used.is_counted) == (1, read, False)
+    assert 5 <= written <= 20
+    assert used.cost_usd == pytest.approx(read * 1e-6 + written * 5e-6)
+    used = run(provider.embed(TEXTS)).usage
+    read = sum(map(guess_tokens, TEXTS))
+    assert (used.input_tokens, used.output_tokens, used.is_counted) == (read, 0, False)
+    assert used.cost_usd == pytest.approx(read * 2e-8)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "is_counted"),
+    [
+        ({"prompt_tokens": 30, "completion_tokens": 7, "total_tokens": 37}, (30, 7), True),
+        ({"completion_tokens": 7, "total_tokens": 37}, (30, 7), True),
+        ({"prompt_tokens": 30}, (30, guess_tokens('{"score": 7}')), False),
+        ({"total_tokens": 37}, (37 - guess_tokens('{"score": 7}'), guess_tokens('{"score": 7}')), False),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (10, guess_tokens('{"score": 7}')), False),
+        (None, (10, guess_tokens('{"score": 7}')), False),
+    ],
+)
+def test_only_what_is_not_counted_is_guessed(
+    *, usage: dict[str, int] | None, tokens: tuple[int, int], is_counted: bool
+) -> None:
+    body = {"choices": [{"message": {"content": '{"score": 7}'}}], "usage": usage}
+    used = read_usage(body, "chatter", ["a" * 27])
+    assert ((used.input_tokens, used.output_tokens), used.is_counted) == (tokens, is_counted)
 
 
 @pytest.mark.parametrize(
