@@ -1,8 +1,11 @@
 """Connections: one engine a process, one transaction a question. SQL lives beside the stage that needs it."""
 
-from collections.abc import Iterator
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, text
@@ -15,10 +18,17 @@ from pipeline.servers import endpoints
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 # Classes and codes of SQLSTATE after which the same work may succeed: connection lost, transaction broken
 # by a concurrent one, resources short, server stopping or starting.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
 _LOCK_NOT_AVAILABLE = "55P03"
+
+# A deadlock is over at once, a server that starts again in a few seconds.
+_PAUSES_SECONDS = (0.1, 0.5, 2.0)
 
 _DO_NOT_WAIT = text("SET LOCAL synchronous_commit = off")
 
@@ -72,6 +82,27 @@ def transaction(*, is_durable: bool = True) -> Iterator[Session]:
         if not is_durable:
             session.execute(_DO_NOT_WAIT)
         yield session
+
+
+def retried(work: Callable[[], T]) -> T:
+    """Do what writes dear results again where the database did not finish it, a few times within seconds.
+
+    Args:
+        work: opens its own transaction, and may be done any number of times.
+
+    Returns:
+        What the work gives.
+
+    Raises:
+        TransientError: the database did not finish it the last time either.
+    """
+    for pause in _PAUSES_SECONDS:
+        try:
+            return work()
+        except TransientError as error:
+            log.warning("done again: %s", error)
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
+    return work()
 
 
 @contextmanager
