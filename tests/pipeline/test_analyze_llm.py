@@ -11,6 +11,7 @@ from pipeline.ai import guess_tokens
 from pipeline.ai.answers import read_usage
 from pipeline.analyze.prompts import ALIGNMENT_VERSION
 from pipeline.database import transaction
+from pipeline.errors import ConflictError
 from pipeline.projects import ProjectRef, load_guidelines
 from pipeline.system_settings import write_setting
 from schemas.enums import JobStatus
@@ -142,6 +143,34 @@ def test_a_job_without_one_good_answer_has_failed_and_says_why(
     assert retry(job.id).status == JobStatus.COMPLETED
     assert number_of(session, "alignments") == 3
     assert number_of(session, "record_failures") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, "opspipe analyze demo"),
+        ({"scope": "stale", "likert": True}, "opspipe analyze demo --scope stale --likert"),
+    ],
+)
+def test_the_failed_records_of_a_completed_analysis_are_taken_up_by_the_command_that_its_refusal_names(
+    *,
+    session: Session,
+    guided: ProjectRef,
+    load: Load,
+    use_ai_server: AiServer,
+    options: dict[str, object],
+    command: str,
+) -> None:
+    load(stories(4))
+    use_ai_server.behaviour.chat = lambda said: "no" if story_of(said) == 2 else answer_well(said)
+    job = analyze(session, guided, **options)
+    assert (job.status, job.stages[0].failed) == (JobStatus.COMPLETED, 1)
+    with pytest.raises(ConflictError, match=f"`{command}` takes up the 1 record that failed"):
+        retry(job.id)
+    use_ai_server.behaviour.chat = answer_well
+    again = analyze(session, guided, **options)
+    assert (again.status, again.total_records) == (JobStatus.COMPLETED, 1)
+    assert number_of(session, "alignments") == 4
 
 
 def test_what_an_answer_of_no_use_has_cost_is_counted_and_the_next_is_taken(
