@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from pipeline.ai.spending import Meter
@@ -172,6 +173,38 @@ def test_a_transaction_that_the_database_breaks_is_done_again_and_nothing_is_ask
     monkeypatch.setattr(assess, "_finish", stumble)
     job = analyze(session, guided)
     assert not faults
+    assert (job.status, job.processed_count, job.stages[0].done) == (JobStatus.COMPLETED, CHUNK, CHUNK)
+    _see_calls(session, use_ai_server, CHUNK)
+
+
+def test_a_commit_whose_answer_is_lost_counts_as_what_it_is(
+    session: Session,
+    guided: ProjectRef,
+    load: Load,
+    use_ai_server: AiServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load(stories(CHUNK))
+    finish, commit, finished = assess._finish, Session.commit, []
+    # What becomes of the first two commits of the chunk.
+    losses = [Session.rollback, Session.commit]
+
+    def note(*arguments: object) -> None:
+        finish(*arguments)  # type: ignore[arg-type]  # handed on
+        finished.append(True)
+
+    def lose_the_answer(committing: Session) -> None:
+        if not (finished and losses):
+            commit(committing)
+            return
+        finished.clear()
+        losses.pop(0)(committing)
+        raise OperationalError("COMMIT", None, psycopg.OperationalError("the connection is lost"))
+
+    monkeypatch.setattr(assess, "_finish", note)
+    monkeypatch.setattr(Session, "commit", lose_the_answer)
+    job = analyze(session, guided)
+    assert not losses
     assert (job.status, job.processed_count, job.stages[0].done) == (JobStatus.COMPLETED, CHUNK, CHUNK)
     _see_calls(session, use_ai_server, CHUNK)
 
