@@ -1,5 +1,6 @@
 """Projects: finding, making, and giving them guidelines."""
 
+import hashlib
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -95,6 +96,21 @@ def load_guidelines(session: Session, project_id: str) -> Guidelines | None:
     guidelines = read_guidelines(decode_guidelines(stored))
     _keep_text(session, guidelines)
     return guidelines
+
+
+def current_guidelines(session: Session, project_id: str) -> Guidelines | None:
+    """Give the same as `load_guidelines`, without reading a PDF that was read before.
+
+    Raises:
+        InputError: as `load_guidelines`.
+    """
+    stored = session.scalar(select(Project.guidelines).where(Project.id == project_id))
+    if not stored:
+        return None
+    try:
+        return kept_guidelines(session, hashlib.sha256(decode_guidelines(stored)).hexdigest())
+    except NotFoundError:
+        return load_guidelines(session, project_id)
 
 
 def kept_guidelines(session: Session, sha256: str) -> Guidelines:
