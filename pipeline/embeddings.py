@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from pipeline.database import driver_connection, transaction
-from pipeline.errors import FatalError, TransientError
+from pipeline.errors import FatalError
 from pipeline.pgarrays import pack_texts, pack_uuids, takes_packed
 from schemas.own import EmbeddingSpace
 from schemas.reference import DataRecord
@@ -166,7 +166,7 @@ def require_model(session: Session, project_id: str, model: str) -> Space:
     return space
 
 
-def require_space(session: Session, project_id: str, made_in: Space, dimensions: int) -> None:
+def require_space(session: Session, project_id: str, made_in: Space, dimensions: int) -> bool:
     """Refuse vectors that do not go with the project's; the first ones decide how long all are.
 
     Args:
@@ -175,14 +175,16 @@ def require_space(session: Session, project_id: str, made_in: Space, dimensions:
         made_in: the project's space when they were begun.
         dimensions: how long they are.
 
+    Returns:
+        False where everything is being embedded anew since then: they are not to be stored.
+
     Raises:
-        TransientError: everything is being embedded anew since then.
         FatalError: as `require_model`, or the model gave another number of dimensions than before.
     """
     model = made_in.model
     space = require_model(session, project_id, model)
     if space.generation != made_in.generation:
-        raise TransientError("the project is being embedded anew meanwhile", retry_after=0.0)
+        return False
     if space.dimensions is None:
         session.execute(
             update(EmbeddingSpace)
@@ -197,6 +199,7 @@ def require_space(session: Session, project_id: str, made_in: Space, dimensions:
             "that made them, or embed the project anew with `opspipe vectorize PROJECT --all`; then retry "
             "the job"
         )
+    return True
 
 
 def replace_space(session: Session, project_id: str, model: str, *, generation: str = "") -> Space:

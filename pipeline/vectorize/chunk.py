@@ -7,8 +7,8 @@ from sqlalchemy import exists, select, text
 from sqlalchemy.orm import Session
 
 from pipeline import flow
-from pipeline.ai import Settled, TextVector, embed_texts, metered, open_provider
-from pipeline.database import transaction
+from pipeline.ai import Meter, Settled, TextVector, embed_texts, metered, open_provider
+from pipeline.database import retried, transaction
 from pipeline.embeddings import (
     IS_PENDING,
     Digest,
@@ -94,12 +94,13 @@ def vectorize_chunk(held: Claim) -> None:
     ids = work.new_ids
     with metered(held.ref.job_id, held.ref.stage) as meter:
         settled = embed_texts(provider, [work.records[record_id] for record_id in ids])
-        with meter.transaction() as session:
-            is_left = _keep(session, held, work, settled)
+        is_left = retried(lambda: _store(meter, held, work, settled))
     if settled.stopped_by is not None:
         raise settled.stopped_by
     if is_left:
-        raise TransientError("records have changed while they were embedded", retry_after=0.0)
+        raise TransientError(
+            "records or their project have changed while they were embedded", retry_after=0.0
+        )
 
 
 def _find_work(session: Session, held: Claim, scope: Scope, model: str) -> _Work:
@@ -140,8 +141,13 @@ def _wait_for_first_texts(session: Session, held: Claim) -> None:
         )
 
 
+def _store(meter: Meter, held: Claim, work: _Work, settled: Settled[TextVector]) -> bool:
+    """Store what was found, in one transaction; tells whether records are left to be worked on."""
+    with meter.transaction() as session:
+        return _keep(session, held, work, settled)
+
+
 def _keep(session: Session, held: Claim, work: _Work, settled: Settled[TextVector]) -> bool:
-    """Store what was found; tells whether records are left to be worked on."""
     ids = work.new_ids
     outcome = _Outcome(
         embedded={ids[place]: found for place, found in settled.results.items()},
@@ -149,7 +155,8 @@ def _keep(session: Session, held: Claim, work: _Work, settled: Settled[TextVecto
     )
     dimensions = next((len(found.vector) for found in outcome.embedded.values()), work.known.dimensions)
     if dimensions is not None and (outcome.embedded or work.copies):
-        require_space(session, work.scope.project_id, work.space, dimensions)
+        if not require_space(session, work.scope.project_id, work.space, dimensions):
+            return True
         outcome.copied = copy_embeddings(session, work.copies, dimensions=dimensions)
         for record_id in _write(session, work, outcome.embedded):
             del outcome.embedded[record_id]

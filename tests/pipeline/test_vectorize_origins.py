@@ -18,7 +18,7 @@ from pipeline.jobs import JobView, cancel_job, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ProjectRef, ensure_project
 from pipeline.runner import publish_next, run_chunk
-from pipeline.vectorize import start_vectorization
+from pipeline.vectorize import chunk, start_vectorization
 from schemas.enums import JobStatus, Stage
 from tests.ai_server import AiServer, vector_of
 
@@ -320,6 +320,26 @@ def test_vectors_and_counters_are_stored_together_or_not_at_all(
     monkeypatch.undo()
     take_up(session, submission.job_id)
     assert view(submission.job_id).status == JobStatus.COMPLETED
+
+
+def test_a_database_that_stumbles_while_vectors_are_stored_costs_no_second_call(
+    submit: Submit, run_all: RunAll, use_ai_server: AiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, stumbles = chunk._finish, [True, True]
+
+    def stumble(*arguments: Any) -> bool:  # noqa: ANN401 - passed on
+        if stumbles and stumbles.pop():
+            raise TransientError("the database did not finish the work")
+        return finish(*arguments)
+
+    monkeypatch.setattr(chunk, "_finish", stumble)
+    submission = submit("prompt\nthe first words\n", embed=True)
+    run_all(submission)
+    job = view(submission.job_id)
+    assert (job.status, use_ai_server.seen.calls) == (JobStatus.COMPLETED, 1)
+    assert job.spent is not None
+    assert job.spent.calls == 1
+    assert all_are_made_of_their_texts()
 
 
 def test_records_that_become_pending_beside_a_planned_chunk_are_not_counted_in_it(
