@@ -1,4 +1,4 @@
-"""Near-duplicates of one person whose tasks are many and alike: which are kept, how long, in how much memory."""
+"""Near-duplicates of one person whose tasks are many and alike: which are kept, how fast, in what memory."""
 
 import time
 import tracemalloc
