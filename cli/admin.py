@@ -55,8 +55,11 @@ def db_index(
         names = drop_indexes(get_engine())
         console.print(f"taken away: {', '.join(names) or 'there was none'}", highlight=False)
         return
-    for name in build_indexes(get_engine()):
+    indexes = build_indexes(get_engine())
+    for name in indexes.made:
         console.print(f"made: {name}", highlight=False)
+    for reason in indexes.not_made:
+        console.print(f"not made: {reason}", highlight=False)
 
 
 @settings_app.command("list")

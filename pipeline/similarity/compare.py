@@ -4,10 +4,12 @@ A chunk is some people with all of their new tasks, or a range of the new tasks 
 looked at once: by the chunk of the later task where both are new.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +23,20 @@ from pipeline.embeddings import Space, read_space
 from pipeline.lease import check_lease
 from pipeline.ledger import ChunkResult, Claim, PlannedChunk
 from pipeline.people import PERSON
-from pipeline.similarity.flags import Pair, keep_pairs, read_threshold
+from pipeline.similarity.flags import Pairs, join_pairs, keep_pairs, read_threshold
 from pipeline.similarity.stream import Batch, stream_embeddings
 from pipeline.vectorize.scope import Scope, is_of_project, read_scope
 
-# The new tasks' vectors of a chunk, and a block of the products, are held in memory.
-_NEW_BYTES, _BLOCK_BYTES = 64 * 1024**2, 16 * 1024**2
+# What is held in memory: a chunk's new tasks with what is found for them, and a block of products, which is
+# copied a few times where most of it is similar.
+_NEW_BYTES, _BLOCK_BYTES = 64 * 1024**2, 8 * 1024**2
 _LEAST_CHUNK = 500
 # Of one task that is like hundreds of others, so many of the nearest are kept.
 _MOST_A_RECORD = 50
-# Two equal vectors multiply to 1 but for the last digit.
-_ROUNDING = 1e-9
+# One of them: similarity, which is earlier, and an id with its place in the list. A task's own id and time.
+_PAIR_BYTES, _TASK_BYTES = 91, 250
+# Two equal vectors multiply to 1 but for the last digit, and equal pairs to the same but for it.
+_ROUNDING, _DIGITS = 1e-9, 12
 
 _TASKS = f"""
     FROM data_records AS record
@@ -39,9 +44,11 @@ _TASKS = f"""
 """
 _PEOPLE = f"SELECT {PERSON} AS person, count(*) AS task_count {_TASKS} GROUP BY 1 ORDER BY 1"
 _IDS_OF_PERSON = f"SELECT record.id {_TASKS} AND {PERSON} = :person ORDER BY record.id"
+# Time in seconds: Python's own type holds neither infinity nor the year 10000.
 _OF_PEOPLE = f"""
-    SELECT record.id, {PERSON} AS person, record."createdAt", coalesce({{is_new}}, false), record.embedding
-    {_TASKS} AND {PERSON} = ANY(:people)
+    SELECT record.id, {PERSON} AS person, date_part('epoch', record."createdAt") AS moment,
+        coalesce({{is_new}}, false), record.embedding
+    {_TASKS} AND {PERSON} = ANY(:people) ORDER BY person, moment, record.id COLLATE "C"
 """
 _FORGET = text("""
     DELETE FROM similarity_flags AS flag USING data_records AS record
@@ -63,7 +70,8 @@ def plan_compare(held: Claim) -> None:
             session.execute(_FORGET, {"project_id": scope.project_id})
         chunks: list[PlannedChunk] = []
         if space is not None and space.dimensions is not None:
-            size = max(_LEAST_CHUNK, _NEW_BYTES // (8 * space.dimensions))
+            a_task = 8 * space.dimensions + _TASK_BYTES + _MOST_A_RECORD * _PAIR_BYTES
+            size = max(_LEAST_CHUNK, _NEW_BYTES // a_task)
             chunks = list(_chunks(session, scope, size))
         flow.finish_plan(session, held, chunks)
 
@@ -101,7 +109,7 @@ def compare_chunk(held: Claim) -> None:
     with transaction() as session:
         scope = read_scope(session, held)
         space = read_space(session, scope.project_id)
-        pairs: list[Pair] = []
+        pairs = join_pairs([])
         if space is not None and space.dimensions is not None:
             pairs = _find_pairs(session, held, scope, space, space.dimensions)
     with transaction() as session:
@@ -111,14 +119,14 @@ def compare_chunk(held: Claim) -> None:
         flow.finish_chunk(session, held, ChunkResult(done=held.record_count))
 
 
-def _find_pairs(session: Session, held: Claim, scope: Scope, space: Space, dimensions: int) -> list[Pair]:
+def _find_pairs(session: Session, held: Claim, scope: Scope, space: Space, dimensions: int) -> Pairs:
     threshold = read_threshold(session, space.model) - _ROUNDING
     in_range = "true"
     if "first_id" in held.span:
         in_range = "record.id BETWEEN :first_id AND :last_id"
     parameters = {**scope.parameters, **held.span}
     mine = _OF_PEOPLE.format(condition=f"{scope.condition} AND {in_range}", is_new="true")
-    new = _NewTasks.gather(stream_embeddings(session, mine, parameters, dimensions=dimensions))
+    new = _NewTasks(stream_embeddings(session, mine, parameters, dimensions=dimensions))
     everybody = _OF_PEOPLE.format(condition='record."projectId" = :of_project', is_new=scope.condition)
     parameters |= {"of_project": scope.project_id}
     for batch in stream_embeddings(session, everybody, parameters, dimensions=dimensions):
@@ -130,96 +138,124 @@ def _find_pairs(session: Session, held: Claim, scope: Scope, space: Space, dimen
 
 @dataclass(frozen=True)
 class _Tasks:
-    """n tasks of one person: ids, times and newness of shape (n,), vectors of shape (n, dimensions)."""
+    """n tasks of one person in order of time: time and id of each, newness (n,), vectors (n, dimensions)."""
 
-    ids: NDArray[np.str_]
-    moments: NDArray[np.datetime64]
+    keys: Sequence[tuple[float, str]]
     is_new: NDArray[np.bool_]
     vectors: Vectors
 
-    def order(self) -> NDArray[np.intp]:
-        """Give the places in order of time, ties by id."""
-        return np.lexsort((self.ids, self.moments))
+    def ids(self) -> NDArray[np.object_]:
+        """Give the ids, shape (n,)."""
+        return np.array([record_id for _, record_id in self.keys], dtype=object)
 
 
 def _by_person(batch: Batch) -> Iterator[tuple[str, _Tasks]]:
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(batch.rows):
-        places[row[1]].append(place)
-    for person, chosen in places.items():
-        rows = [batch.rows[place] for place in chosen]
-        yield person, _tasks(rows, batch.vectors[chosen])
-
-
-def _tasks(rows: Sequence[tuple[Any, ...]], vectors: Vectors) -> _Tasks:
-    return _Tasks(
-        np.array([row[0] for row in rows]),
-        np.array([row[2] for row in rows], dtype="datetime64[us]"),
-        np.array([row[3] for row in rows], dtype=bool),
-        vectors,
-    )
-
-
-class _NewTasks:
-    """A chunk's new tasks by person, and for each of them the nearest others so far."""
-
-    def __init__(self, tasks: Mapping[str, _Tasks]) -> None:
-        self._tasks = tasks
-        # By the new task: similarity, time and id of the other one, and the pair.
-        self._found: dict[str, list[tuple[float, Any, str, Pair]]] = defaultdict(list)
-
-    @classmethod
-    def gather(cls, batches: Iterator[Batch]) -> "_NewTasks":
-        """Read all of a chunk's new tasks."""
-        parts: dict[str, list[_Tasks]] = defaultdict(list)
-        for batch in batches:
-            for person, tasks in _by_person(batch):
-                parts[person].append(tasks)
-        return cls({person: _joined(found) for person, found in parts.items()})
-
-    def compare(self, person: str, others: _Tasks, threshold: float) -> None:
-        """Compare a person's new tasks with some of all tasks of the person."""
-        new = self._tasks.get(person)
-        if new is None:
-            return
-        order = others.order()
-        step = max(1, _BLOCK_BYTES // (8 * len(others.ids)))
-        for start in range(0, len(new.ids), step):
-            products = new.vectors[start : start + step] @ others.vectors[order].T
-            rows, columns = np.nonzero(products >= threshold)
-            for row in np.unique(rows):
-                near = order[columns[rows == row]]
-                self._keep_nearest(new, start + int(row), others, near, products[row][columns[rows == row]])
-
-    def _keep_nearest(
-        self, new: _Tasks, place: int, others: _Tasks, near: NDArray[np.intp], similarities: Vectors
-    ) -> None:
-        own_id, own_moment = new.ids[place], new.moments[place]
-        moments, ids = others.moments[near], others.ids[near]
-        is_earlier = (moments < own_moment) | ((moments == own_moment) & (ids < own_id))
-        is_mine = (ids != own_id) & (is_earlier | ~others.is_new[near])
-        near, similarities, is_earlier = near[is_mine], similarities[is_mine], is_earlier[is_mine]
-        # The others come in order of time: a stable sort breaks ties so.
-        best = np.argsort(-similarities, kind="stable")[:_MOST_A_RECORD]
-        found = self._found[str(own_id)]
-        for choice in best:
-            other = str(others.ids[near[choice]])
-            later, earlier = (own_id, other) if is_earlier[choice] else (other, own_id)
-            similarity = float(np.clip(similarities[choice], -1.0, 1.0))
-            pair = Pair(str(later), str(earlier), similarity)
-            found.append((-similarity, others.moments[near[choice]], other, pair))
-        found.sort()
-        del found[_MOST_A_RECORD:]
-
-    def pairs(self) -> list[Pair]:
-        """Give all pairs."""
-        return [entry[-1] for found in self._found.values() for entry in found]
+    start = 0
+    for person, of_person in groupby(batch.rows, key=itemgetter(1)):
+        rows = list(of_person)
+        end = start + len(rows)
+        keys = [(row[2], row[0]) for row in rows]
+        yield person, _Tasks(keys, np.array([row[3] for row in rows]), batch.vectors[start:end])
+        start = end
 
 
 def _joined(parts: Sequence[_Tasks]) -> _Tasks:
     return _Tasks(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.moments for part in parts]),
+        [key for part in parts for key in part.keys],
         np.concatenate([part.is_new for part in parts]),
         np.concatenate([part.vectors for part in parts]),
     )
+
+
+class _Nearest:
+    """One person's n new tasks, and for each of them the nearest others so far, the nearest first."""
+
+    def __init__(self, new: _Tasks) -> None:
+        self._new = new
+        shape = (len(new.keys), _MOST_A_RECORD)
+        # Minus infinity where there is none yet.
+        self._similarities = np.full(shape, -np.inf)
+        self._others = np.empty(shape, dtype=object)
+        self._is_earlier = np.zeros(shape, dtype=bool)
+
+    def compare(self, others: _Tasks, threshold: float) -> None:
+        """Look among m other tasks of the person; they come in order of time from call to call."""
+        new, ids, places = self._new, others.ids(), np.arange(len(others.keys))
+        earlier_counts = np.array([bisect_left(others.keys, key) for key in new.keys])
+        step = max(1, _BLOCK_BYTES // (8 * len(places)))
+        for start in range(0, len(new.keys), step):
+            block = slice(start, start + step)
+            products = new.vectors[block] @ others.vectors.T
+            np.round(products, _DIGITS, out=products)
+            is_earlier = places < earlier_counts[block, np.newaxis]
+            is_wanted = (products >= threshold) & (is_earlier | ~others.is_new)
+            _leave_nearest(products, is_wanted)
+            rows, columns = np.nonzero(is_wanted)
+            if len(rows):
+                found = products[rows, columns], ids[columns], is_earlier[rows, columns]
+                self._keep(start + rows, *found)
+
+    def _keep(
+        self,
+        rows: NDArray[np.intp],
+        similarities: Vectors,
+        others: NDArray[np.object_],
+        is_earlier: NDArray[np.bool_],
+    ) -> None:
+        """Let those found take their places among those known; all of shape (found,), in order of rows."""
+        touched, counts = np.unique(rows, return_counts=True)
+        line = np.repeat(np.arange(len(touched)), counts)
+        # Beside those known, so that a stable sort lets the earlier of two that are equally near come first.
+        column = _MOST_A_RECORD + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        padding = ((0, 0), (0, int(counts.max())))
+        candidates = np.pad(self._similarities[touched], padding, constant_values=-np.inf)
+        candidates[line, column] = similarities
+        best = np.argsort(-candidates, axis=1, kind="stable")[:, :_MOST_A_RECORD]
+        self._similarities[touched] = np.take_along_axis(candidates, best, axis=1)
+        for kept, found in ((self._others, others), (self._is_earlier, is_earlier)):
+            among = np.pad(kept[touched], padding)
+            among[line, column] = found
+            kept[touched] = np.take_along_axis(among, best, axis=1)
+
+    def pairs(self) -> Pairs:
+        """Give the pairs found."""
+        own, others = np.broadcast_to(self._new.ids()[:, np.newaxis], self._others.shape), self._others
+        # A task that was given another time meanwhile may have met itself.
+        is_found = np.isfinite(self._similarities) & (own != others)
+        return Pairs(
+            np.where(self._is_earlier, own, others)[is_found],
+            np.where(self._is_earlier, others, own)[is_found],
+            np.clip(self._similarities[is_found], -1.0, 1.0),
+        )
+
+
+def _leave_nearest(similarities: Vectors, is_wanted: NDArray[np.bool_]) -> None:
+    """Let at most so many be wanted in each row: the nearest, of equal ones the first."""
+    crowded = np.flatnonzero(np.count_nonzero(is_wanted, axis=1) > _MOST_A_RECORD)
+    if not len(crowded):
+        return
+    among = np.where(is_wanted[crowded], similarities[crowded], -np.inf)
+    least = np.partition(among, -_MOST_A_RECORD, axis=1)[:, -_MOST_A_RECORD, np.newaxis]
+    is_above, is_level = among > least, among == least
+    room = _MOST_A_RECORD - np.count_nonzero(is_above, axis=1, keepdims=True)
+    is_wanted[crowded] = is_above | (is_level & (np.cumsum(is_level, axis=1, dtype=np.int32) <= room))
+
+
+class _NewTasks:
+    """A chunk's new tasks by person."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        parts: dict[str, list[_Tasks]] = defaultdict(list)
+        for batch in batches:
+            for person, tasks in _by_person(batch):
+                parts[person].append(tasks)
+        self._nearest = {person: _Nearest(_joined(found)) for person, found in parts.items()}
+
+    def compare(self, person: str, others: _Tasks, threshold: float) -> None:
+        """Compare a person's new tasks with some of all tasks of the person."""
+        if person in self._nearest:
+            self._nearest[person].compare(others, threshold)
+
+    def pairs(self) -> Pairs:
+        """Give all pairs."""
+        return join_pairs([nearest.pairs() for nearest in self._nearest.values()])

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import bindparam, select, text
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.types import Float, Text
 
 from pipeline.system_settings import read_setting
@@ -37,13 +39,19 @@ _KEEP = text("""
 )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A record, an earlier one, and their cosine similarity."""
+# A day from the ends, whatever the time zone.
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+# So many pairs a statement.
+_KEPT_AT_ONCE = 20_000
 
-    record_id: str
-    similar_id: str
-    similarity: float
+
+@dataclass(frozen=True)
+class Pairs:
+    """n pairs: the id of a record, that of an earlier one, their cosine similarity; each of shape (n,)."""
+
+    record_ids: NDArray[np.object_]
+    similar_ids: NDArray[np.object_]
+    similarities: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -69,18 +77,36 @@ def read_threshold(session: Session, model: str) -> float:
     return next((least for part, least in _THRESHOLDS if part in model.lower()), _ELSE)
 
 
-def keep_pairs(session: Session, pairs: Sequence[Pair], *, model: str) -> None:
+def join_pairs(parts: Sequence[Pairs]) -> Pairs:
+    """Make one of many; of none, one without pairs."""
+    nothing = np.empty(0, dtype=object)
+    return Pairs(
+        np.concatenate([nothing, *(part.record_ids for part in parts)]),
+        np.concatenate([nothing, *(part.similar_ids for part in parts)]),
+        np.concatenate([np.empty(0), *(part.similarities for part in parts)]),
+    )
+
+
+def keep_pairs(session: Session, pairs: Pairs, *, model: str) -> None:
     """Store pairs of records that are still there; one that is known gets its similarity of now."""
-    if pairs:
+    # All in one order: two jobs that find the same pairs do not wait for each other in a circle.
+    order = np.lexsort((pairs.similar_ids, pairs.record_ids))
+    for start in range(0, len(order), _KEPT_AT_ONCE):
+        part = order[start : start + _KEPT_AT_ONCE]
         session.execute(
             _KEEP,
             {
                 "model": model,
-                "record_ids": [pair.record_id for pair in pairs],
-                "similar_ids": [pair.similar_id for pair in pairs],
-                "similarities": [pair.similarity for pair in pairs],
+                "record_ids": pairs.record_ids[part].tolist(),
+                "similar_ids": pairs.similar_ids[part].tolist(),
+                "similarities": pairs.similarities[part].tolist(),
             },
         )
+
+
+def _within_years(moment: InstrumentedAttribute[datetime]) -> ColumnElement[datetime]:
+    """Bring a time that Python's type does not hold, as infinity, to the last or first that it does."""
+    return func.greatest(func.least(moment, _LAST), _FIRST)
 
 
 def list_flags(session: Session, project_id: str, *, limit: int = 100) -> list[Flag]:
@@ -96,8 +122,8 @@ def list_flags(session: Session, project_id: str, *, limit: int = 100) -> list[F
             record.created_by_id,
             record.content,
             similar.content.label("similar_content"),
-            record.created_at,
-            similar.created_at.label("similar_created_at"),
+            _within_years(record.created_at).label("created_at"),
+            _within_years(similar.created_at).label("similar_created_at"),
         )
         .join(record, record.id == SimilarityFlag.record_id)
         .join(similar, similar.id == SimilarityFlag.similar_id)

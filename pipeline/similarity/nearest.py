@@ -1,12 +1,14 @@
 """Nearest records by cosine similarity, exact: by pgvector where the database has it, else by numpy.
 
 pgvector computes with 32-bit numbers. What it finds nearest, and a few more, are computed again with all
-digits, so that both ways give the same answer but for ties.
+digits. Where one that it did not give may be as near as the last of the answer, all that may be are computed
+again, so that both ways give the same answer.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Row, select, text
@@ -17,8 +19,8 @@ from pipeline.ai import Vectors, embed_or_raise, open_provider
 from pipeline.database import one_line, transaction
 from pipeline.embeddings import read_space
 from pipeline.errors import InputError, NotFoundError
-from pipeline.similarity.pgvector import Pgvector, find_pgvector
-from pipeline.similarity.stream import Batch, stream_embeddings
+from pipeline.similarity.pgvector import Pgvector, find_pgvector, has_length
+from pipeline.similarity.stream import Batch, make_units, stream_embeddings
 from pipeline.system_settings import read_ai_config
 from schemas.reference import DataRecord
 
@@ -26,11 +28,12 @@ log = logging.getLogger(__name__)
 
 # Beyond those asked for: two of them may change places when computed with all digits.
 _SLACK = 16
+# Two equal vectors multiply with a third to the same but for the last digits.
+_DIGITS = 12
 
 _OTHERS = """
     FROM data_records AS record
-    WHERE record."projectId" = :project_id AND record.id <> :excluded
-        AND cardinality(record.embedding) = {dimensions}
+    WHERE record."projectId" = :project_id AND record.id <> :excluded AND {condition}
 """
 
 
@@ -49,6 +52,10 @@ class _Question:
     project_id: str
     vector: Vectors
     excluded: str = ""
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the parameters of `_OTHERS`."""
+        return {"project_id": self.project_id, "excluded": self.excluded}
 
 
 def nearest_records(
@@ -116,8 +123,10 @@ def search_records(project_id: str, content: str, *, limit: int = 10) -> list[Ne
 
 def _unit(embedding: Sequence[float] | Vectors) -> Vectors | None:
     vector = np.asarray(embedding, dtype=np.float64)
-    length = float(np.linalg.norm(vector))
-    return vector / length if np.isfinite(length) and length > 0 else None
+    if vector.ndim != 1:
+        return None
+    units, _ = make_units(vector[np.newaxis])
+    return units[0] if len(units) else None
 
 
 def _nearest(session: Session, question: _Question, limit: int) -> list[Neighbour]:
@@ -138,40 +147,46 @@ def _nearest(session: Session, question: _Question, limit: int) -> list[Neighbou
 def _by_pgvector(
     session: Session, pgvector: Pgvector, question: _Question, limit: int
 ) -> list[tuple[float, str]]:
-    others = _OTHERS.format(dimensions=len(question.vector))
-    rows = session.execute(
-        text(f"SELECT record.id {others} ORDER BY {pgvector.distance(':query')} LIMIT :count"),
-        {
-            "project_id": question.project_id,
-            "excluded": question.excluded,
-            "query": pgvector.write(question.vector),
-            "count": limit + _SLACK,
-        },
-    )
-    found = stream_embeddings(
+    condition, distance = pgvector.condition("record.embedding"), pgvector.distance(":query")
+    others = _OTHERS.format(condition=condition)
+    parameters = {**question.parameters(), "query": pgvector.write(question.vector), "count": limit + _SLACK}
+    nearest = f"SELECT record.id {others} ORDER BY {distance} LIMIT :count"
+    ids = session.scalars(text(nearest), parameters).all()
+    found = _ask(
         session,
         "SELECT id, embedding FROM data_records WHERE id = ANY(:ids)",
-        {"ids": [row.id for row in rows]},
-        dimensions=len(question.vector),
+        {"ids": ids},
+        question,
+        len(ids),
     )
-    return _best(found, question.vector, limit)
+    least = found[limit - 1][0] if len(found) >= limit else -1.0
+    last = next((similarity for similarity, record_id in found if record_id == ids[-1]), 1.0)
+    if len(ids) < limit + _SLACK or least - last > 2 * pgvector.error:
+        return found[:limit]
+    # CASE: the distance is asked of none that pgvector does not take, whatever comes first.
+    may_be_nearer = f"CASE WHEN {condition} THEN {distance} <= :most END"
+    parameters["most"] = 1 - least + pgvector.error
+    everything = f"SELECT record.id, record.embedding {others} AND {may_be_nearer}"
+    return _ask(session, everything, parameters, question, limit)
 
 
 def _by_numpy(session: Session, question: _Question, limit: int) -> list[tuple[float, str]]:
-    others = _OTHERS.format(dimensions=len(question.vector))
-    found = stream_embeddings(
-        session,
-        f"SELECT record.id, record.embedding {others}",
-        {"project_id": question.project_id, "excluded": question.excluded},
-        dimensions=len(question.vector),
-    )
+    others = _OTHERS.format(condition=has_length("record.embedding", len(question.vector)))
+    everything = f"SELECT record.id, record.embedding {others}"
+    return _ask(session, everything, question.parameters(), question, limit)
+
+
+def _ask(
+    session: Session, query: str, parameters: Mapping[str, Any], question: _Question, limit: int
+) -> list[tuple[float, str]]:
+    found = stream_embeddings(session, query, parameters, dimensions=len(question.vector))
     return _best(found, question.vector, limit)
 
 
 def _best(batches: Iterable[Batch], query: Vectors, limit: int) -> list[tuple[float, str]]:
     best: list[tuple[float, str]] = []
     for batch in batches:
-        similarities = np.clip(batch.vectors @ query, -1.0, 1.0)
+        similarities = np.clip(np.round(batch.vectors @ query, _DIGITS), -1.0, 1.0)
         least = best[-1][0] if len(best) == limit else -2.0
         if len(similarities) > limit:
             least = max(least, float(np.partition(similarities, -limit)[-limit]))

@@ -1,17 +1,17 @@
 """Nearest records, held against brute force, with pgvector and without; and near-duplicates by person."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pipeline.database import get_engine, transaction
 from pipeline.errors import InputError, NotFoundError
-from pipeline.ids import new_cuid
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import view_job
 from pipeline.projects import ProjectRef
@@ -27,8 +27,8 @@ from pipeline.similarity import (
 from pipeline.system_settings import write_setting
 from pipeline.vectorize import start_vectorization
 from schemas.enums import JobStatus, Stage
-from schemas.reference import DataRecord
 from tests.ai_server import AiServer, vector_of
+from tests.pipeline.vectors import store_vectors
 
 Submit = Callable[..., Submission]
 RunAll = Callable[[Submission], int]
@@ -39,26 +39,7 @@ WAYS = ("pgvector", "index", "numpy")
 
 @pytest.fixture
 def store(session: Session, project: ProjectRef) -> Store:
-    def _store(vectors: np.ndarray, *, kind: str = "TASK") -> list[str]:
-        ids = [new_cuid() for _ in vectors]
-        session.execute(
-            insert(DataRecord),
-            [
-                {
-                    "id": record_id,
-                    "project_id": project.id,
-                    "type": kind,
-                    "source": "test",
-                    "content": f"record {place}",
-                    "embedding": vector.tolist(),
-                }
-                for place, (record_id, vector) in enumerate(zip(ids, vectors, strict=True))
-            ],
-        )
-        session.commit()
-        return ids
-
-    return _store
+    return partial(store_vectors, session, project)
 
 
 @pytest.fixture(params=WAYS)
@@ -115,7 +96,8 @@ def test_a_search_uses_the_index_on_the_cast(session: Session, store: Store) -> 
     try:
         pgvector = find_pgvector(session, dimensions=3)
         assert pgvector is not None
-        question = "SELECT id FROM data_records AS record WHERE cardinality(record.embedding) = 3 ORDER BY"
+        condition = pgvector.condition("record.embedding")
+        question = f"SELECT id FROM data_records AS record WHERE {condition} ORDER BY"  # noqa: S608 - ours
         plan = session.scalars(
             text(f"EXPLAIN {question} {pgvector.distance(':query')} LIMIT 3"), {"query": "[1,2,3]"}
         ).all()
