@@ -50,6 +50,8 @@ class Behaviour:
     drip: float = 0.0
     # Words in an input that make the whole request fail with the status; 0 hangs up.
     poison: dict[str, int] = field(default_factory=dict)
+    # Words in an input for which the answer comes so many seconds later.
+    slow: dict[str, float] = field(default_factory=dict)
     key: str = ""
     is_without_credit: bool = False
     models: tuple[str, ...] = ("embedder", "chatter")
@@ -190,7 +192,9 @@ class AiServer:
             else:
                 began = self._loop.time()
                 data = _packed(self._work(path, headers, body))
-                await asyncio.sleep(max(now.latency - (self._loop.time() - began), 0))
+                late = (seconds for word, seconds in now.slow.items() if word.encode() in body)
+                latency = max([now.latency, *late])
+                await asyncio.sleep(max(latency - (self._loop.time() - began), 0))
             return await self._send(writer, data)
         finally:
             self._at_once -= 1

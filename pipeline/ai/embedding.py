@@ -1,6 +1,5 @@
 """Embedding many texts: long ones in pieces, equal ones once, many calls at once, a bad one by itself."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,8 @@ import numpy as np
 
 from pipeline.ai.base import Provider, Vectors
 from pipeline.ai.loop import run
-from pipeline.ai.retries import call_again
-from pipeline.ai.settled import Settled, work_on_all
+from pipeline.ai.retries import TRIES_IF_SLOW, SlowInputError, call_again
+from pipeline.ai.settled import Settled, work_on_all, work_side_by_side
 from pipeline.ai.tokens import chars_within, guess_tokens, learn
 from pipeline.errors import FatalError, PermanentError
 
@@ -133,18 +132,30 @@ class _Embedding:
             yield batch
 
     async def settle(self, batch: list[_Piece]) -> None:
-        """Give each piece of a batch its vector or its error; a batch that is refused is halved."""
-        if self.pieces.stopped_by is not None:
-            return
+        """Give each piece of a batch its vector or its error; a batch that is refused is halved.
+
+        A batch that is not answered in time falls into its pieces at once: each half would be waited for.
+        """
         try:
-            vectors = await self._call([piece.text for piece in batch])
+            await self._try(batch, tries_if_slow=TRIES_IF_SLOW if len(batch) == 1 else 1)
         except PermanentError as error:
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await asyncio.gather(self.settle(batch[:middle]), self.settle(batch[middle:]))
-            else:
+            if len(batch) == 1:
                 await self._settle_one(batch[0], error)
-            return
+            elif isinstance(error, SlowInputError):
+                await work_side_by_side(batch, self._settle_slow, self.pieces)
+            else:
+                middle = len(batch) // 2
+                await work_side_by_side((batch[:middle], batch[middle:]), self.settle, self.pieces)
+
+    async def _settle_slow(self, piece: _Piece) -> None:
+        # Its batch was its first try.
+        try:
+            await self._try([piece], tries_if_slow=TRIES_IF_SLOW - 1)
+        except PermanentError as error:
+            await self._settle_one(piece, error)
+
+    async def _try(self, batch: list[_Piece], *, tries_if_slow: int) -> None:
+        vectors = await self._call([piece.text for piece in batch], tries_if_slow=tries_if_slow)
         for piece, vector in zip(batch, vectors, strict=True):
             self.pieces.results[piece.number] = TextVector(vector)
 
@@ -173,9 +184,12 @@ class _Embedding:
                 found.append(await self._embed_halves(halves))
         return _join(found, texts)
 
-    async def _call(self, texts: list[str]) -> Vectors:
+    async def _call(self, texts: list[str], *, tries_if_slow: int = TRIES_IF_SLOW) -> Vectors:
         embedded = await call_again(
-            self._provider, lambda: self._provider.embed(texts), lambda: self._provider.embed(["a text"])
+            self._provider,
+            lambda: self._provider.embed(texts),
+            lambda: self._provider.embed(["a text"]),
+            tries_if_slow=tries_if_slow,
         )
         learn(self._model, texts, embedded.usage.input_tokens)
         dimensions = embedded.vectors.shape[1]

@@ -24,8 +24,14 @@ _AFTER_YOU_SECONDS = 0.004
 # A longer pause is not waited for in the process: the chunk is given back.
 _LONGEST_WAIT_SECONDS = 5.0
 _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
-# A fault of the server while it answers others is one of the input; it does not pause the others.
+# A fault of the server while it answers others is one of the input; it does not pause the others. More of
+# them in a row are the server's.
 _RECENT_SECONDS = 5.0
+_FAULTS_OF_AN_INPUT = 3
+
+
+class ServerPausedError(ServerError):
+    """Nobody calls the server for longer than is worth waiting; `retry_after` says for how long."""
 
 
 class Gate:
@@ -39,7 +45,9 @@ class Gate:
         self._health = Health()
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._succeeded_at = float("-inf")
+        # When the last call that succeeded began, and when it was answered.
+        self._good_since, self._succeeded_at = float("-inf"), float("-inf")
+        self._faults = 0
 
     async def call(self, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]) -> T:
         """Hold a slot for one call, and note how the call went.
@@ -49,7 +57,7 @@ class Gate:
             account: takes note of what it has used, before the slot is anybody else's.
 
         Raises:
-            ServerError: the server is paused for longer than is worth waiting; says for how long.
+            ServerPausedError: the server is paused for longer than is worth waiting.
             FatalError: it has failed every call for as long as our patience lasts.
             BudgetSpentError: the job may not cost more.
             LeaseLostError: the work is not wanted any more.
@@ -60,12 +68,14 @@ class Gate:
             # Behind the slot: whoever waited for one knows then of a pause that began meanwhile.
             await self._wait()
             await admit_call()
+            began = time.monotonic()
             try:
                 found = await work()
             except ServerError as error:
                 await self.note_failure(error)
                 raise
-            self._succeeded_at = time.monotonic()
+            self._good_since = max(self._good_since, began)
+            self._succeeded_at, self._faults = time.monotonic(), 0
             await account(found)
         await self._note_success()
         # What is made of the answer has time; whoever got the slot sends first.
@@ -78,7 +88,7 @@ class Gate:
         Raises:
             FatalError: it has failed every call for as long as our patience lasts.
         """
-        if error.status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
+        if error.status == _SERVER_FAULT and self._is_of_an_input():
             return
         await asyncio.to_thread(
             health.note_failure,
@@ -102,8 +112,13 @@ class Gate:
         self._slots.close()
 
     def succeeded_since(self, moment: float) -> bool:
-        """Tell whether a call of this process succeeded after a moment of `time.monotonic`."""
-        return self._succeeded_at > moment
+        """Tell whether a call of this process began after a moment of `time.monotonic` and succeeded."""
+        return self._good_since > moment
+
+    def _is_of_an_input(self) -> bool:
+        self._faults += 1
+        is_recent = self._succeeded_at > time.monotonic() - _RECENT_SECONDS
+        return is_recent and self._faults <= _FAULTS_OF_AN_INPUT
 
     async def _wait(self) -> None:
         while True:
@@ -116,7 +131,7 @@ class Gate:
                 return
             if left > _LONGEST_WAIT_SECONDS:
                 reason = f"{self._url} is paused: {self._health.reason}"
-                raise ServerError(reason, retry_after=left)
+                raise ServerPausedError(reason, retry_after=left)
             await asyncio.sleep(min(left, _REFRESH_SECONDS))
 
     async def _refresh(self) -> None:

@@ -52,6 +52,10 @@ class InvalidAnswerError(AnswerError):
     code = "INVALID_ANSWER"
 
 
+class SlowServerError(ServerError):
+    """A server was reached and did not answer in time."""
+
+
 class HttpServer:
     """An OpenAI-compatible server: one client with kept connections, behind one gate.
 
@@ -158,9 +162,11 @@ class HttpServer:
                         )
                 return response.status_code, response.headers, b"".join(parts)
         except TimeoutError as error:
-            raise ServerError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
+            raise SlowServerError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
+        except httpx.ConnectTimeout as error:
+            raise ServerError(f"{self.url} is not to be reached in time") from error
         except httpx.TimeoutException as error:
-            raise ServerError(f"{self.url} did not answer in time ({type(error).__name__})") from error
+            raise SlowServerError(f"{self.url} did not answer in time ({type(error).__name__})") from error
         except httpx.UnsupportedProtocol as error:
             raise FatalError(f"{self.url} cannot be called: {error}. Set {self._setting}") from error
         except httpx.DecodingError as error:

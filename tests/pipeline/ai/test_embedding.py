@@ -1,6 +1,7 @@
 """Texts on their way to a model: in pieces, in batches, each with its own vector or its own error."""
 
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,6 +42,7 @@ class CountingProvider:
         self.calls: list[list[str]] = []
         self._poison, self._fails_after = frozenset(poison), fails_after
         self._error = error or _coded("HTTP_400")
+        self._succeeded_at = -math.inf
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         self.calls.append(list(texts))
@@ -48,13 +50,14 @@ class CountingProvider:
             raise FatalError("no credit")
         if self._poison.intersection(texts):
             raise self._error
+        self._succeeded_at = time.monotonic()
         return Embedded(np.array([_vector(text) for text in texts]), Usage(calls=1))
 
     async def complete(self, prompt: Prompt) -> Completion:
         raise NotImplementedError(prompt.name)
 
     def succeeded_since(self, moment: float) -> bool:
-        return math.isfinite(moment)
+        return self._succeeded_at > moment
 
     async def llm_info(self) -> ModelInfo:
         return ModelInfo("")

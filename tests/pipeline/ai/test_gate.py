@@ -242,11 +242,12 @@ def test_an_input_at_which_the_server_dies_each_time_holds_nothing_up_for_ever(
 def test_no_input_is_blamed_for_a_server_that_is_busy(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
-    ai_server.behaviour.poison = {"text 1": 429}
+    ai_server.behaviour.fail_next, ai_server.behaviour.fail_status = 1_000, 429
     settled = embed_texts(_one_by_one(make_provider), ["text 1"])
     assert isinstance(settled.stopped_by, ServerError)
     assert settled.stopped_by.status == 429
-    assert (settled.failures, ai_server.seen.calls) == ({}, 12)
+    # Twelve tries, and how the server is.
+    assert (settled.failures, ai_server.seen.calls) == ({}, 13)
 
 
 @pytest.mark.usefixtures("no_pauses")
