@@ -14,6 +14,7 @@ from pipeline.ai.base import (
 )
 from pipeline.ai.completions import Question, complete_all
 from pipeline.ai.embedding import TextVector, embed_or_raise, embed_texts
+from pipeline.ai.gate import trial
 from pipeline.ai.http import InvalidAnswerError
 from pipeline.ai.loop import run
 from pipeline.ai.providers import close_providers, open_provider, require_models
@@ -50,4 +51,5 @@ __all__ = [
     "read_spent",
     "require_models",
     "run",
+    "trial",
 ]

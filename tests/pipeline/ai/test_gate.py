@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,16 +13,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pipeline.ai import Limits, Provider, close_providers, embed_texts, run
+from pipeline.ai import AiConfig, Limits, Provider, close_providers, embed_texts, run
 from pipeline.ai.retries import _LONGEST_PAUSE_SECONDS, _pause
 from pipeline.database import transaction, translate_errors
 from pipeline.errors import FatalError, ServerError, TransientError
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView, view_job
 from pipeline.ledger import ChunkRef
+from pipeline.probe import probe_models
 from pipeline.runner import publish_next, run_chunk
 from schemas.enums import JobStatus, Stage
 from tests.ai_server import AiServer
+from tests.pipeline.ai.test_completions import _question
 
 MakeProvider = Callable[..., Provider]
 AiSettings = Callable[..., None]
@@ -42,7 +45,7 @@ except TransientError as error:
 def _state() -> Any:  # noqa: ANN401 - a row
     with transaction() as session:
         return session.execute(
-            text("SELECT *, paused_until > now() AS is_paused FROM ai_servers")
+            text("SELECT *, paused_until > now() AS is_paused FROM ai_servers WHERE url NOT LIKE '% %'")
         ).one_or_none()
 
 
@@ -186,6 +189,39 @@ def test_one_success_begins_the_patience_anew(
 
 
 @pytest.mark.usefixtures("no_pauses")
+def test_a_model_that_is_down_is_not_well_because_another_one_answers(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    provider = make_provider()
+    ai_server.behaviour.poison = {"chatter": 503}
+    with pytest.raises(ServerError):
+        run(provider.complete(_question(1).prompt))
+    run(provider.embed(["a text"]))
+    _change("failing_since = failing_since - interval '31 min'")
+    close_providers()
+    provider = make_provider()
+    run(provider.embed(["another text"]))
+    with pytest.raises(FatalError, match="single call of chatter for 31 min"):
+        run(provider.complete(_question(1).prompt))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_list_that_is_told_again_begins_its_patience_anew(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.stop()
+    with pytest.raises(TransientError):
+        run(make_provider().models())
+    _change("failing_since = now() - interval '31 min'")
+    ai_server.restart()
+    run(make_provider().models())
+    close_providers()
+    ai_server.stop()
+    with pytest.raises(TransientError):
+        run(make_provider().models())
+
+
+@pytest.mark.usefixtures("no_pauses")
 def test_an_outage_long_ago_is_not_the_beginning_of_this_one(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
@@ -272,6 +308,52 @@ def test_a_database_that_stumbles_is_no_fault_of_the_server(
     with pytest.raises(TransientError, match="the database did not finish"):
         run(make_provider().embed(["a text"]))
     assert ai_server.seen.calls == 1
+    assert _state() is None
+
+
+def test_who_asks_how_a_server_does_is_told_in_a_pause_too_and_ends_it(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.fail_next, ai_server.behaviour.retry_after = 1, "1800"
+    with pytest.raises(ServerError):
+        run(make_provider().embed(["a text"]))
+    assert _state().is_paused
+    config = AiConfig("lmstudio", ai_server.url, "chatter", "embedder")
+    ai_server.behaviour.poison = {"Does the model answer?": 503, "two and three": 503}
+    assert ["503" in str(answer.error) for answer in probe_models(config)] == [True, True]
+    assert _state().is_paused
+    ai_server.behaviour.poison = {}
+    calls = ai_server.seen.calls
+    assert [answer.error for answer in probe_models(config)] == [None, None]
+    assert ai_server.seen.calls == calls + 2
+    assert _state().is_paused is None
+    run(make_provider().embed(["a text"]))
+
+
+def test_who_asks_how_a_server_does_waits_for_no_slot_and_not_for_long(
+    ai_server: AiServer, make_provider: MakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.probe._LONGEST_SECONDS", 0.2)
+    provider = make_provider()
+    ai_server.behaviour.slow = {"text": 1.0}
+
+    async def begin() -> list[asyncio.Task[Any]]:
+        calls = [asyncio.create_task(provider.embed([entry])) for entry in TEXTS[:8]]
+        await asyncio.sleep(0.1)
+        return calls
+
+    calls = run(begin())
+    config = AiConfig("lmstudio", ai_server.url, "chatter", "embedder")
+    assert [answer.error for answer in probe_models(config)] == [None, None]
+    ai_server.behaviour.latency = 30.0
+    started = time.monotonic()
+    assert ["no answer within" in str(answer.error) for answer in probe_models(config)] == [True, True]
+    assert time.monotonic() - started < 0.9
+
+    async def end() -> None:
+        await asyncio.gather(*calls)
+
+    run(end())
     assert _state() is None
 
 
