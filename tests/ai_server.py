@@ -68,6 +68,8 @@ class Behaviour:
     gives_usage: bool = True
     # USD a call, as OpenRouter says it.
     cost: float | None = None
+    # What the list of models is answered with instead.
+    list_answer: Answer | None = None
     key_limit: float | None = None
     key_usage: float = 0.0
     # Done once, before the next call is answered.
@@ -306,6 +308,8 @@ class AiServer:
             limit, usage = now.key_limit, now.key_usage
             left = None if limit is None else limit - usage
             data: object = {"limit": limit, "usage": usage, "limit_remaining": left}
+        elif path.endswith("/v1/models") and now.list_answer:
+            return now.list_answer
         elif path.endswith("/v1/models"):
             data = [self._listed(name) for name in now.models]
         elif path.endswith(("/stats", "/reset")):

@@ -242,6 +242,9 @@ def test_the_pause_that_a_server_asks_for_is_read_from_a_date(
         ("inf", None),
         ("1e400", None),
         ("Wed, 21 Oct 99999 07:28:00 GMT", None),
+        ("1 Jan 99999999999 00:00:00 GMT", None),
+        ("1 Jan 2020 00:00:00 +99999999", None),
+        ("1 Jan 0001 00:00:00 +2359", 0.0),
     ],
 )
 def test_a_pause_is_a_number_or_is_not_read(value: str, seconds: float | None) -> None:
@@ -269,6 +272,11 @@ def test_no_pause_is_longer_than_the_patience(
         ({"message": "overloaded"}, ServerError, "answered 500: overloaded"),
         ({"message": "odd", "code": "server_error"}, ServerError, "answered 500: odd"),
         ({"message": "odd", "code": 7}, ServerError, "answered 500: odd"),
+        (
+            {"message": "Provider returned error", "code": 502, "metadata": {"raw": "out of memory"}},
+            ServerError,
+            "answered 502: Provider returned error: out of memory",
+        ),
         ("Unexpected endpoint", ServerError, "answered 500: Unexpected endpoint"),
         ({"message": "no user", "code": 401}, FatalError, "set ai_key"),
         ({"message": "no", "code": 400}, PermanentError, "answered 400: no"),
