@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pipeline.ai import AiConfig, Limits, Provider, close_providers, embed_texts, run
+from pipeline.ai.health import note_failure, read_health
 from pipeline.ai.retries import _LONGEST_PAUSE_SECONDS, _pause
 from pipeline.database import transaction, translate_errors
 from pipeline.errors import FatalError, ServerError, TransientError
@@ -151,8 +152,31 @@ def test_all_texts_come_through_a_server_that_takes_fewer_calls_than_are_allowed
     assert _state().slots < 8
 
 
-def test_no_pause_between_two_tries_is_long() -> None:
+def test_pauses_between_tries_grow_and_none_is_long_and_no_two_are_equal() -> None:
     assert all(0 < _pause(tries) <= _LONGEST_PAUSE_SECONDS for tries in range(1, 13))
+    assert max(_pause(1) for _ in range(20)) <= min(_pause(2) for _ in range(20))
+    assert min(_pause(12) for _ in range(20)) >= _LONGEST_PAUSE_SECONDS / 2
+    assert len({_pause(3) for _ in range(20)}) == 20
+
+
+def test_the_pauses_of_a_server_grow_with_its_failures_and_no_two_are_equal(
+    no_known_servers: None,  # noqa: ARG001 - it must run
+) -> None:
+    pauses = []
+    for failures in range(9):
+        url = f"http://{failures}"
+        note_failure(url, "embedder", "away", failures=failures, retry_after=None)
+        pauses.append(read_health(url).pause_seconds)
+    for failures, pause in enumerate(pauses):
+        longest = min(0.25 * 2**failures, 30.0)
+        # Reading it takes some of it.
+        assert longest / 2 - 0.1 < pause <= longest
+    for number in range(6):
+        url = f"http://other-{number}"
+        note_failure(url, "embedder", "away", failures=7, retry_after=None)
+        pauses.append(read_health(url).pause_seconds)
+    # Of 15 to 30 seconds.
+    assert max(pauses[9:]) - min(pauses[9:]) > 0.5
 
 
 @pytest.mark.usefixtures("no_pauses")

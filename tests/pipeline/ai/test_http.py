@@ -2,7 +2,9 @@
 
 import gzip
 import socket
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Protocol
@@ -249,6 +251,25 @@ def test_the_pause_that_a_server_asks_for_is_read_from_a_date(
 )
 def test_a_pause_is_a_number_or_is_not_read(value: str, seconds: float | None) -> None:
     assert _retry_after(httpx.Headers({"Retry-After": value})) == seconds
+
+
+def test_a_server_to_which_nothing_leads_is_not_waited_for_as_long_as_a_call(
+    make_caller: MakeCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ai.http._CONNECT_SECONDS", 0.2)
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            # Nobody takes them, and the queue takes no more: what comes next is not answered at all.
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        started = time.monotonic()
+        error = _fault(make_caller(f"http://127.0.0.1:{full.getsockname()[1]}/v1").post)
+    assert isinstance(error, ServerError)
+    assert "not to be reached in time" in str(error)
+    assert time.monotonic() - started < 5.0
 
 
 @pytest.mark.parametrize("value", ["9" * 400, "86400", "Fri, 31 Dec 2899 23:59:59 GMT"])

@@ -401,3 +401,16 @@ def test_a_list_that_is_refused_for_the_key_or_for_now_is_no_answer(
 ) -> None:
     ai_server.behaviour.list_answer = (status, b"", {})
     assert isinstance(_fault(lambda: run(require_models(make_provider(), embedding=True, llm=True))), kind)
+
+
+def test_the_context_that_is_loaded_goes_before_the_one_that_the_model_was_made_for(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    listed = [
+        {"id": "embedder", "meta": {"n_ctx_train": 8192, "n_ctx": 1024}},
+        {"id": "chatter", "loaded_context_length": 2048, "max_context_length": 32768},
+    ]
+    ai_server.behaviour.list_answer = (200, orjson.dumps({"data": listed}), {})
+    provider = make_provider()
+    run(provider.models())
+    assert (provider.limits.embedding_context, provider.limits.llm_context) == (1024, 2048)
