@@ -192,9 +192,9 @@ def test_what_one_half_of_a_refused_batch_was_answered_is_kept_when_the_other_st
         async def embed(self, texts: Sequence[str]) -> Embedded:
             if len(texts) == 8:
                 raise _coded("HTTP_400")
+            await asyncio.sleep(0.02 if "text 0" in texts else 0.1)
             if "text 0" in texts:
                 raise FatalError("no credit")
-            await asyncio.sleep(0.05)
             return await super().embed(texts)
 
     settled = embed_texts(Uneven(), [f"text {number}" for number in range(8)])
