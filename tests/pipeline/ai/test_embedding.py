@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.ai import Completion, Limits, Prompt, Usage, embed_or_raise, embed_texts, guess_tokens
@@ -202,6 +202,7 @@ def test_what_one_half_of_a_refused_batch_was_answered_is_kept_when_the_other_st
     assert settled.results.keys() == {4, 5, 6, 7}
 
 
+@example("word " * 600 + "漢字" * 500, 512)
 @given(st.text(alphabet="ab c漢字", max_size=300), st.integers(min_value=1, max_value=40))
 def test_no_piece_has_more_tokens_than_the_model_takes_whatever_its_script(text: str, context: int) -> None:
     provider = CountingProvider(context=context)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from pipeline.ai import Limits, Provider, Question, Settled, complete_all, embed_texts, run
 from pipeline.ai.settled import TimeUpError, UnforeseenError, limited_work, work_on_all
 from pipeline.database import transaction
-from pipeline.errors import TransientError
+from pipeline.errors import ServerError, TransientError
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView, view_job
 from pipeline.ledger import ChunkRef
@@ -117,6 +117,35 @@ def test_a_burst_of_faults_has_no_question_blamed(
         assert isinstance(settled.stopped_by, TransientError)
         time.sleep(1.0)
     assert left == []
+
+
+def test_calls_that_succeeded_before_a_fault_are_no_witnesses_of_it(
+    ai_server: AiServer, make_provider: MakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is paused here, so that all tries fall into the burst.
+    monkeypatch.setattr("pipeline.ai.health._SHORTEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.ai.retries._PAUSE_SECONDS", 0.01)
+    ai_server.behaviour.chat = _repeat
+    provider = make_provider()
+    _ask(provider, range(8))
+    ai_server.behaviour.fail_next, ai_server.behaviour.fail_status = 1_000_000, 500
+    settled = _ask(provider, range(8))
+    assert isinstance(settled.stopped_by, ServerError)
+    assert (settled.results, settled.failures) == ({}, {})
+
+
+def test_a_server_that_fails_one_call_after_another_is_paused_though_it_has_just_answered(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    provider = make_provider()
+    run(provider.embed(["a text"]))
+    ai_server.behaviour.fail_next, ai_server.behaviour.fail_status = 4, 500
+    for failures in (0, 0, 0, 1):
+        with pytest.raises(ServerError):
+            run(provider.embed(["a text"]))
+        with transaction() as session:
+            found = session.scalar(text("SELECT max(failures) FROM ai_servers"))
+        assert (found or 0) == failures
 
 
 def test_an_input_with_a_fault_of_its_own_is_blamed_after_few_calls_and_holds_nobody_up(
