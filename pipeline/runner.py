@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from pipeline import flow, ledger
+from pipeline.ai import limited_work, longest_work_seconds
 from pipeline.analyze import assess_chunk, plan_analyze, start_due_analyses
 from pipeline.database import one_line, transaction
 from pipeline.errors import FatalError, PermanentError, TransientError
@@ -64,7 +65,8 @@ def publish_next(job_id: str, limit: int) -> list[ChunkRef]:
 def _work(held: Claim) -> None:
     plan, work = WORK[held.ref.stage]
     try:
-        with LeaseKeeper(held, lease_seconds=get_settings().lease_seconds):
+        lease = LeaseKeeper(held, lease_seconds=get_settings().lease_seconds)
+        with lease, limited_work(longest_work_seconds()):
             (plan if held.ref.number == PLAN else work)(held)
     except LeaseLostError as error:
         log.warning("%s; what was done is rolled back", error)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,6 +48,15 @@ def _one_of(*names: str) -> Callable[[str], object]:
 def _url(value: str) -> None:
     if not value.startswith(("http://", "https://")):
         raise ValueError("it must start with http:// or https://")
+    if _shown(value) != value:
+        raise ValueError(
+            "a name or password has no place in it, where it is seen: use ai_key (or openrouter_key)"
+        )
+
+
+def _shown(value: str) -> str:
+    """Give a value as it may be shown: of a URL without the name and password of a user."""
+    return re.sub(r"//[^/?#]*@", "//***@", value)
 
 
 def _number(low: float, high: float, meaning: str) -> Callable[[str], object]:
@@ -147,7 +157,7 @@ def _checked(key: str, value: str) -> str:
     try:
         KNOWN[key].check(value)
     except ValueError as error:
-        raise FatalError(f"the setting {key} is {value!r}: {error}") from None
+        raise FatalError(f"the setting {key} is {_shown(value)!r}: {error}") from None
     return value
 
 
@@ -175,7 +185,7 @@ def _value(key: str, stored: Mapping[str, str]) -> str:
 def list_settings(session: Session) -> dict[str, str]:
     """Show every known setting; of a secret only whether it is set."""
     stored = _read_stored(session)
-    shown = {key: _value(key, stored) for key in KNOWN if key not in _SECRETS}
+    shown = {key: _shown(_value(key, stored)) for key in KNOWN if key not in _SECRETS}
     return shown | {key: "(set)" if _secret(key, stored) else "(not set)" for key in _SECRETS}
 
 
@@ -189,7 +199,7 @@ def write_setting(session: Session, key: str, value: str) -> None:
     try:
         kind.check(value)
     except ValueError as error:
-        raise InputError(f"{key} cannot be {value!r}: {error}") from None
+        raise InputError(f"{key} cannot be {_shown(value)!r}: {error}") from None
     stored = _cipher().encrypt(value.encode()).decode() if key in _SECRETS else value
     row = {"value": stored, "description": kind.description, "updated_at": func.timezone("utc", func.now())}
     session.execute(

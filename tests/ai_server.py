@@ -50,6 +50,8 @@ class Behaviour:
     drip: float = 0.0
     # Words in an input that make the whole request fail with the status; 0 hangs up.
     poison: dict[str, int] = field(default_factory=dict)
+    # Words in an input for which the answer comes so many seconds later.
+    slow: dict[str, float] = field(default_factory=dict)
     key: str = ""
     is_without_credit: bool = False
     models: tuple[str, ...] = ("embedder", "chatter")
@@ -68,6 +70,8 @@ class Behaviour:
     chars_a_token: float = 4.0
     # USD a call, as OpenRouter says it.
     cost: float | None = None
+    # What the list of models is answered with instead.
+    list_answer: Answer | None = None
     key_limit: float | None = None
     key_usage: float = 0.0
     # Done once, before the next call is answered.
@@ -192,7 +196,9 @@ class AiServer:
             else:
                 began = self._loop.time()
                 data = _packed(self._work(path, headers, body))
-                await asyncio.sleep(max(now.latency - (self._loop.time() - began), 0))
+                late = (seconds for word, seconds in now.slow.items() if word.encode() in body)
+                latency = max([now.latency, *late])
+                await asyncio.sleep(max(latency - (self._loop.time() - began), 0))
             return await self._send(writer, data)
         finally:
             self._at_once -= 1
@@ -306,6 +312,8 @@ class AiServer:
             limit, usage = now.key_limit, now.key_usage
             left = None if limit is None else limit - usage
             data: object = {"limit": limit, "usage": usage, "limit_remaining": left}
+        elif path.endswith("/v1/models") and now.list_answer:
+            return now.list_answer
         elif path.endswith("/v1/models"):
             data = [self._listed(name) for name in now.models]
         elif path.endswith(("/stats", "/reset")):

@@ -14,10 +14,11 @@ from pipeline.ai.base import (
 )
 from pipeline.ai.completions import Question, complete_all
 from pipeline.ai.embedding import TextVector, embed_or_raise, embed_texts
+from pipeline.ai.gate import trial
 from pipeline.ai.http import InvalidAnswerError
 from pipeline.ai.loop import run
 from pipeline.ai.providers import close_providers, open_provider, require_models
-from pipeline.ai.settled import Settled
+from pipeline.ai.settled import Settled, limited_work, longest_work_seconds
 from pipeline.ai.spending import Meter, list_spent, metered, read_spent
 from pipeline.ai.tokens import chars_within, guess_tokens
 
@@ -43,10 +44,13 @@ __all__ = [
     "embed_or_raise",
     "embed_texts",
     "guess_tokens",
+    "limited_work",
     "list_spent",
+    "longest_work_seconds",
     "metered",
     "open_provider",
     "read_spent",
     "require_models",
     "run",
+    "trial",
 ]

@@ -1,21 +1,26 @@
 """Embedding many texts: long ones in pieces, equal ones once, many calls at once, a bad one by itself."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from pipeline.ai.base import Provider, Vectors
 from pipeline.ai.loop import run
-from pipeline.ai.retries import call_again
-from pipeline.ai.settled import Settled, work_on_all
+from pipeline.ai.retries import TRIES_IF_SLOW, SlowInputError, call_again
+from pipeline.ai.settled import Settled, work_on_all, work_side_by_side
 from pipeline.ai.tokens import chars_within, guess_tokens, learn
-from pipeline.errors import FatalError, PermanentError
+from pipeline.errors import FatalError, InputError, PermanentError, PipelineError
 
 _MOST_REQUEST_TOKENS = 100_000
 # A single text that a server refuses may be longer than its model takes: it is tried in halves down to this.
 _SHORTEST_PIECE = 200
+# A list of models that is not there by then is done without, for so long.
+_LIST_SECONDS, _ASK_AGAIN_SECONDS = 10.0, 300.0
+_not_listed: "WeakKeyDictionary[Provider, float]" = WeakKeyDictionary()
 _SPACES = (" ", "\n", "\t")
 
 
@@ -71,12 +76,18 @@ def embed_or_raise(provider: Provider, texts: Sequence[str]) -> Vectors:
 
 async def _embed(provider: Provider, texts: Sequence[str]) -> Settled[TextVector]:
     places: dict[str, list[int]] = {}
+    settled: Settled[TextVector] = Settled()
     for place, text in enumerate(texts):
-        places.setdefault(text, []).append(place)
+        if _is_unicode(text):
+            places.setdefault(text, []).append(place)
+        else:
+            settled.failures[place] = InputError("the text holds half of a character, which no model takes")
+    if places:
+        await _ask_for_limits(provider)
     work = _Embedding(provider, list(places))
     await work_on_all(list(work.batches()), work.settle, work.pieces)
     found = work.join()
-    settled: Settled[TextVector] = Settled(stopped_by=found.stopped_by)
+    settled.stopped_by = found.stopped_by
     for number, same in enumerate(places.values()):
         for place in same:
             if number in found.results:
@@ -84,6 +95,28 @@ async def _embed(provider: Provider, texts: Sequence[str]) -> Settled[TextVector
             elif number in found.failures:
                 settled.failures[place] = found.failures[number]
     return settled
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+async def _ask_for_limits(provider: Provider) -> None:
+    """Have the provider know what its models take and cost, as far as their server says so.
+
+    Where the list cannot be had the work goes on without it, and it is not asked for again for a while.
+    """
+    if time.monotonic() - _not_listed.get(provider, float("-inf")) < _ASK_AGAIN_SECONDS:
+        return
+    try:
+        async with asyncio.timeout(_LIST_SECONDS):
+            await provider.models()
+    except (PipelineError, TimeoutError):
+        _not_listed[provider] = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -109,9 +142,11 @@ class _Embedding:
 
     def _split(self, text: str) -> list[str]:
         context = self._limits.embedding_context
-        if guess_tokens(text, self._model) <= context:
+        if len(text) <= 1 or guess_tokens(text, self._model) <= context:
             return [text]
-        return split_long(text, chars_within(text, context, self._model))
+        pieces = split_long(text, chars_within(text, context, self._model))
+        # A piece may be denser than the whole.
+        return [part for piece in pieces for part in self._split(piece)]
 
     def batches(self) -> Iterator[list[_Piece]]:
         """Give the pieces in requests that are neither too many texts, nor too large."""
@@ -133,18 +168,30 @@ class _Embedding:
             yield batch
 
     async def settle(self, batch: list[_Piece]) -> None:
-        """Give each piece of a batch its vector or its error; a batch that is refused is halved."""
-        if self.pieces.stopped_by is not None:
-            return
+        """Give each piece of a batch its vector or its error; a batch that is refused is halved.
+
+        A batch that is not answered in time falls into its pieces at once: each half would be waited for.
+        """
         try:
-            vectors = await self._call([piece.text for piece in batch])
+            await self._try(batch, tries_if_slow=TRIES_IF_SLOW if len(batch) == 1 else 1)
         except PermanentError as error:
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await asyncio.gather(self.settle(batch[:middle]), self.settle(batch[middle:]))
-            else:
+            if len(batch) == 1:
                 await self._settle_one(batch[0], error)
-            return
+            elif isinstance(error, SlowInputError):
+                await work_side_by_side(batch, self._settle_slow, self.pieces)
+            else:
+                middle = len(batch) // 2
+                await work_side_by_side((batch[:middle], batch[middle:]), self.settle, self.pieces)
+
+    async def _settle_slow(self, piece: _Piece) -> None:
+        # Its batch was its first try.
+        try:
+            await self._try([piece], tries_if_slow=TRIES_IF_SLOW - 1)
+        except PermanentError as error:
+            await self._settle_one(piece, error)
+
+    async def _try(self, batch: list[_Piece], *, tries_if_slow: int) -> None:
+        vectors = await self._call([piece.text for piece in batch], tries_if_slow=tries_if_slow)
         for piece, vector in zip(batch, vectors, strict=True):
             self.pieces.results[piece.number] = TextVector(vector)
 
@@ -173,9 +220,12 @@ class _Embedding:
                 found.append(await self._embed_halves(halves))
         return _join(found, texts)
 
-    async def _call(self, texts: list[str]) -> Vectors:
+    async def _call(self, texts: list[str], *, tries_if_slow: int = TRIES_IF_SLOW) -> Vectors:
         embedded = await call_again(
-            self._provider, lambda: self._provider.embed(texts), lambda: self._provider.embed(["a text"])
+            self._provider,
+            lambda: self._provider.embed(texts),
+            lambda: self._provider.embed(["a text"]),
+            tries_if_slow=tries_if_slow,
         )
         if embedded.usage.is_counted:
             learn(self._model, texts, embedded.usage.input_tokens)

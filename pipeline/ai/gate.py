@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,8 +26,30 @@ _AFTER_YOU_SECONDS = 0.004
 # A longer pause is not waited for in the process: the chunk is given back.
 _LONGEST_WAIT_SECONDS = 5.0
 _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
-# A fault of the server while it answers others is one of the input; it does not pause the others.
+# A fault of the server while it answers others is one of the input; it does not pause the others. More of
+# them in a row are the server's.
 _RECENT_SECONDS = 5.0
+_FAULTS_OF_AN_INPUT = 3
+
+
+_is_trial: ContextVar[bool] = ContextVar("is_trial", default=False)
+
+
+class ServerPausedError(ServerError):
+    """Nobody calls the server for longer than is worth waiting; `retry_after` says for how long."""
+
+
+@contextmanager
+def trial() -> Iterator[None]:
+    """Let the calls of the block through at once, whoever waits: somebody wants to know how the server does.
+
+    One that succeeds ends a pause; one that fails has no consequences.
+    """
+    token = _is_trial.set(True)
+    try:
+        yield
+    finally:
+        _is_trial.reset(token)
 
 
 class Gate:
@@ -39,50 +63,61 @@ class Gate:
         self._health = Health()
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._succeeded_at = float("-inf")
+        # When the last call that succeeded began, and when it was answered.
+        self._good_since, self._succeeded_at = float("-inf"), float("-inf")
+        self._faults = 0
 
-    async def call(self, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]) -> T:
+    async def call(
+        self, part: str, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]
+    ) -> T:
         """Hold a slot for one call, and note how the call went.
 
         Args:
+            part: the model that is called.
             work: the call.
             account: takes note of what it has used, before the slot is anybody else's.
 
         Raises:
-            ServerError: the server is paused for longer than is worth waiting; says for how long.
+            ServerPausedError: the server is paused for longer than is worth waiting.
             FatalError: it has failed every call for as long as our patience lasts.
             BudgetSpentError: the job may not cost more.
             LeaseLostError: the work is not wanted any more.
             WorkStoppedError: an error of another call has stopped this work.
             PipelineError: what the call raises.
         """
+        if _is_trial.get():
+            return await self._try(part, work, account)
         async with self._slots.hold():
             # Behind the slot: whoever waited for one knows then of a pause that began meanwhile.
             await self._wait()
             await admit_call()
+            began = time.monotonic()
             try:
                 found = await work()
             except ServerError as error:
-                await self.note_failure(error)
+                await self.note_failure(part, error)
                 raise
-            self._succeeded_at = time.monotonic()
+            self._good_since = max(self._good_since, began)
+            self._succeeded_at, self._faults = time.monotonic(), 0
             await account(found)
-        await self._note_success()
+        if self._health.is_failing(part) or self._health.slots is not None:
+            await self._note_success(part)
         # What is made of the answer has time; whoever got the slot sends first.
         await asyncio.sleep(_AFTER_YOU_SECONDS)
         return found
 
-    async def note_failure(self, error: ServerError) -> None:
-        """Let everybody know that the server failed.
+    async def note_failure(self, part: str, error: ServerError) -> None:
+        """Let everybody know that the server failed at a call of a part of it.
 
         Raises:
             FatalError: it has failed every call for as long as our patience lasts.
         """
-        if error.status == _SERVER_FAULT and self.succeeded_since(time.monotonic() - _RECENT_SECONDS):
+        if _is_trial.get() or (error.status == _SERVER_FAULT and self._is_of_an_input()):
             return
         await asyncio.to_thread(
             health.note_failure,
             self._url,
+            part,
             str(error),
             failures=self._health.failures,
             retry_after=error.retry_after,
@@ -90,20 +125,41 @@ class Gate:
         if error.status == _TOO_MANY_REQUESTS:
             await asyncio.to_thread(health.lower_slots, self._url, self._configured)
         await self._read()
-        if self._health.failing_seconds > self._patience:
-            minutes = self._health.failing_seconds / 60
+        failing_seconds = self._health.failing.get(part, 0.0)
+        if failing_seconds > self._patience:
+            minutes = failing_seconds / 60
             raise FatalError(
-                f"{self._url} has not answered a single call for {minutes:.0f} min, the last time: {error}. "
+                f"{self._url} has not answered a single call of {part} for {minutes:.0f} min, the last time: "
+                f"{error}. "
                 "See that the server runs (`opspipe settings test`), then retry the job"
             ) from error
+
+    async def note_answer(self, part: str) -> None:
+        """Let everybody know that a part of the server answers that is called without a slot."""
+        await asyncio.to_thread(health.note_listed, self._url, part)
+
+    async def _try(
+        self, part: str, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]
+    ) -> T:
+        await admit_call()
+        found = await work()
+        await account(found)
+        await asyncio.to_thread(health.note_success, self._url, part, ends_pause=True)
+        await self._read()
+        return found
 
     def close(self) -> None:
         """Give back the slots."""
         self._slots.close()
 
     def succeeded_since(self, moment: float) -> bool:
-        """Tell whether a call of this process succeeded after a moment of `time.monotonic`."""
-        return self._succeeded_at > moment
+        """Tell whether a call of this process began after a moment of `time.monotonic` and succeeded."""
+        return self._good_since > moment
+
+    def _is_of_an_input(self) -> bool:
+        self._faults += 1
+        is_recent = self._succeeded_at > time.monotonic() - _RECENT_SECONDS
+        return is_recent and self._faults <= _FAULTS_OF_AN_INPUT
 
     async def _wait(self) -> None:
         while True:
@@ -116,7 +172,7 @@ class Gate:
                 return
             if left > _LONGEST_WAIT_SECONDS:
                 reason = f"{self._url} is paused: {self._health.reason}"
-                raise ServerError(reason, retry_after=left)
+                raise ServerPausedError(reason, retry_after=left)
             await asyncio.sleep(min(left, _REFRESH_SECONDS))
 
     async def _refresh(self) -> None:
@@ -135,10 +191,11 @@ class Gate:
         self._read_at = time.monotonic()
         self._slots.limit = min(self._health.slots or self._configured, self._configured)
 
-    async def _note_success(self) -> None:
-        if self._health.is_failing:
+    async def _note_success(self, part: str) -> None:
+        if self._health.is_failing(part):
             # A pause that was asked for stays.
-            self._health = replace(self._health, failures=0, failing_seconds=0.0)
-            await asyncio.to_thread(health.note_success, self._url)
+            failing = {name: since for name, since in self._health.failing.items() if name != part}
+            self._health = replace(self._health, failures=0, failing=failing)
+            await asyncio.to_thread(health.note_success, self._url, part)
         elif self._health.slots is not None:
             await asyncio.to_thread(health.raise_slots, self._url, self._configured)

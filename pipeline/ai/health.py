@@ -2,10 +2,14 @@
 
 A failure pauses the server for everybody, each further one for longer; a success ends that. A refusal for too
 many calls at once also lowers how many are made, and time without one raises it again.
+
+A server is its URL. What is called of it, a model or a list, has a row of its own, that tells since when it
+fails: a model that is down is not well because another one of the same server answers.
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -24,48 +28,55 @@ _RAISE_EVERY = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class Health:
-    """A server's state: seconds left of its pause and since it began to fail; 0 where it does well."""
+    """A server's state: seconds left of its pause, and since when which parts of it fail, in seconds."""
 
     pause_seconds: float = 0.0
-    failing_seconds: float = 0.0
+    failing: Mapping[str, float] = field(default_factory=dict)
     failures: int = 0
     slots: int | None = None
     reason: str | None = None
 
-    @property
-    def is_failing(self) -> bool:
-        """Whether the last that is known of it is a failure."""
-        return self.failures > 0
+    def is_failing(self, part: str) -> bool:
+        """Tell whether the last that is known of the server or of a part of it is a failure."""
+        return self.failures > 0 or part in self.failing
 
 
 def read_health(url: str) -> Health:
     """Ask how a server does."""
+    begin = _row_of(url, "")
     with transaction(is_durable=False) as session:
-        row = session.execute(
+        rows = session.execute(
             select(
+                AiServer.url,
                 func.extract("epoch", AiServer.paused_until - func.clock_timestamp()).label("pause"),
                 func.extract("epoch", func.clock_timestamp() - AiServer.failing_since).label("failing"),
                 AiServer.failures,
                 AiServer.slots,
                 AiServer.reason,
-            ).where(AiServer.url == url)
-        ).first()
-    if row is None:
-        return Health()
-    return Health(
-        max(float(row.pause or 0), 0.0),
-        max(float(row.failing or 0), 0.0),
-        row.failures,
-        row.slots,
-        row.reason,
-    )
+            ).where(or_(AiServer.url == url, func.starts_with(AiServer.url, begin)))
+        ).all()
+    failing = {
+        row.url.removeprefix(begin): max(float(row.failing), 0.0)
+        for row in rows
+        if row.url != url and row.failing is not None
+    }
+    for row in rows:
+        if row.url == url:
+            return Health(max(float(row.pause or 0), 0.0), failing, row.failures, row.slots, row.reason)
+    return Health(failing=failing)
 
 
-def note_failure(url: str, reason: str, *, failures: int, retry_after: float | None) -> None:
+def _row_of(url: str, part: str) -> str:
+    # No URL holds a space.
+    return f"{url} {part}"
+
+
+def note_failure(url: str, part: str, reason: str, *, failures: int, retry_after: float | None) -> None:
     """Pause a server for everybody.
 
     Args:
         url: the server.
+        part: the model or list that was called.
         reason: what a call was told, for those who look at a job that does not move.
         failures: how many the caller knew of; each doubles the pause.
         retry_after: seconds that the server asked for; None where it did not.
@@ -80,7 +91,12 @@ def note_failure(url: str, reason: str, *, failures: int, retry_after: float | N
     is_new = or_(AiServer.failing_since.is_(None), AiServer.paused_until < now - _FORGOTTEN_AFTER)
     _write(
         upsert(AiServer)
-        .values(url=url, paused_until=until, failing_since=now, failures=1, reason=reason)
+        .values(
+            [
+                {"url": row, "paused_until": until, "failing_since": now, "failures": 1, "reason": reason}
+                for row in (url, _row_of(url, part))
+            ]
+        )
         .on_conflict_do_update(
             index_elements=["url"],
             set_={
@@ -93,11 +109,26 @@ def note_failure(url: str, reason: str, *, failures: int, retry_after: float | N
     )
 
 
-def note_success(url: str) -> None:
-    """Say that a failing server answers again; a pause that it asked for stays."""
+def note_success(url: str, part: str, *, ends_pause: bool = False) -> None:
+    """Say that a failing part of a server answers again.
+
+    Args:
+        url: the server.
+        part: the model or list that was called.
+        ends_pause: whether a pause ends that the server asked for; else it stays.
+    """
     is_paused = AiServer.paused_until > func.clock_timestamp()
-    reason = case((is_paused, AiServer.reason), else_=None)
-    _write(update(AiServer).where(AiServer.url == url).values(failing_since=None, failures=0, reason=reason))
+    values: dict[str, Any] = {"failing_since": None, "failures": 0}
+    if ends_pause:
+        values |= {"paused_until": None, "reason": None}
+    else:
+        values["reason"] = case((is_paused, AiServer.reason), else_=None)
+    _write(update(AiServer).where(AiServer.url.in_([url, _row_of(url, part)])).values(values))
+
+
+def note_listed(url: str, part: str) -> None:
+    """Say that a list of the server is told; of its models that says nothing."""
+    _write(update(AiServer).where(AiServer.url == _row_of(url, part)).values(failing_since=None, failures=0))
 
 
 def lower_slots(url: str, configured: int) -> None:

@@ -28,6 +28,8 @@ _QUOTED_CHARS = 300
 
 _OK, _BAD_REQUEST = 200, 400
 _UNAUTHORIZED, _NO_CREDIT, _FORBIDDEN, _NOT_FOUND = 401, 402, 403, 404
+_NOT_IMPLEMENTED = 501
+_TELLS_NOTHING = frozenset({_FORBIDDEN, _NOT_FOUND, _NOT_IMPLEMENTED})
 _PASSING = frozenset({408, 409, 425, 429})
 _FIRST_SERVER_FAULT, _END_OF_STATUS = 500, 600
 # What servers say of a model that they do not have, around its name: a message that quotes an input may
@@ -50,6 +52,10 @@ class InvalidAnswerError(AnswerError):
     """A server answered, and what it answered is not to be believed."""
 
     code = "INVALID_ANSWER"
+
+
+class SlowServerError(ServerError):
+    """A server was reached and did not answer in time."""
 
 
 class HttpServer:
@@ -114,21 +120,28 @@ class HttpServer:
             status, headers, answer = await self._send(request)
             return self._read(status, headers, answer, model)
 
-        return await self.gate.call(call, account)
+        return await self.gate.call(model, call, account)
 
     async def get(self, path: str) -> Json | None:
-        """Ask for what is no model's work, without a slot; None where the server has no such path.
+        """Ask for what is no model's work, without a slot; None where the server does not tell it.
+
+        Such a list is a help and no more: a server that refuses it, or answers with what is none, may do its
+        models' work all the same.
 
         Raises:
-            ServerError, AnswerError, FatalError: as `post`.
+            ServerError, FatalError: as `post`.
         """
         try:
             status, headers, answer = await self._send(self._request("GET", path, None))
-            return None if status == _NOT_FOUND else self._read(status, headers, answer, "")
+            found = None if status in _TELLS_NOTHING else self._read(status, headers, answer, "")
+        except AnswerError:
+            found = None
         except ServerError as error:
             # Also who only asks for the list waits no longer than the patience lasts.
-            await self.gate.note_failure(error)
+            await self.gate.note_failure(path, error)
             raise
+        await self.gate.note_answer(path)
+        return found
 
     async def close(self) -> None:
         """Hang up, and give back the slots."""
@@ -158,9 +171,11 @@ class HttpServer:
                         )
                 return response.status_code, response.headers, b"".join(parts)
         except TimeoutError as error:
-            raise ServerError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
+            raise SlowServerError(f"{self.url} did not answer within {self._call_seconds:.0f} s") from error
+        except httpx.ConnectTimeout as error:
+            raise ServerError(f"{self.url} is not to be reached in time") from error
         except httpx.TimeoutException as error:
-            raise ServerError(f"{self.url} did not answer in time ({type(error).__name__})") from error
+            raise SlowServerError(f"{self.url} did not answer in time ({type(error).__name__})") from error
         except httpx.UnsupportedProtocol as error:
             raise FatalError(f"{self.url} cannot be called: {error}. Set {self._setting}") from error
         except httpx.DecodingError as error:
@@ -274,9 +289,13 @@ def _message(answer: bytes) -> str:
         if not isinstance(body, dict) or not body.get(name):
             continue
         body = body[name]
-        if isinstance(body, dict):
-            return str(body.get("message") or body.get("detail") or body)
-        return str(body)
+        if not isinstance(body, dict):
+            return str(body)
+        said = str(body.get("message") or body.get("detail") or body)
+        more = body.get("metadata")
+        # OpenRouter only says that a provider of the model has failed; this is what that one said.
+        raw = more.get("raw") if isinstance(more, dict) else None
+        return f"{said}: {raw}" if raw else said
     return str(body)
 
 
@@ -293,7 +312,8 @@ def _retry_after(headers: httpx.Headers) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        # A number of the date that is none, or is too large for a date.
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

@@ -1,7 +1,7 @@
 """Which provider the settings name, and whether it can do what a stage needs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline.ai.base import AiConfig, ModelInfo, Provider
 from pipeline.ai.local import LocalProvider
@@ -63,12 +63,18 @@ async def require_models(provider: Provider, *, embedding: bool, llm: bool) -> N
         if not model:
             raise FatalError(f"no model is set: say which with `opspipe settings set {setting} NAME`")
     listed = await provider.models()
+    names = {info.name for info in listed}
     for setting, model in wanted:
-        if listed and model not in {info.name for info in listed}:
+        if names and not _is_listed(model, names):
             raise FatalError(
                 f"the server does not list the model {model!r}: `opspipe settings set {setting} NAME` with "
                 f"one of {_names(listed)}"
             )
+
+
+def _is_listed(model: str, names: Collection[str]) -> bool:
+    """Tell whether a list has a model: OpenRouter's also with a way to route it, Ollama's without a tag."""
+    return model in names or f"{model}:latest" in names or model.rpartition(":")[0] in names
 
 
 def _names(listed: Sequence[ModelInfo]) -> str:

@@ -4,17 +4,25 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.ai.base import Provider
-from pipeline.errors import AnswerError, PipelineError, ServerError
+from pipeline.ai.gate import ServerPausedError
+from pipeline.ai.http import SlowServerError
+from pipeline.errors import AnswerError, PermanentError, PipelineError, ServerError
 
 T = TypeVar("T")
 
-_TRIES, _TRIES_IF_BUSY = 3, 12
 _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
 # What the server itself asks for, and what others have learned, is waited for at the gate.
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+# How often a call is made before anybody asks whose fault it is, and how many more are made then.
+_TRIES, _MORE_TRIES = 3, 3
+_TRIES_IF_BUSY = 12
+# A status of 500 is believed sooner, and waiting until a call's time is up is dear.
+_MORE_TRIES_IF_FAULT = 1
+TRIES_IF_SLOW = 2
 
 
 class InputFaultError(AnswerError):
@@ -23,40 +31,88 @@ class InputFaultError(AnswerError):
     code = "SERVER_ERROR"
 
 
+class SlowInputError(InputFaultError):
+    """A server answers others in time, and this input not at all."""
+
+    code = "TIMED_OUT"
+
+
 async def call_again(
-    provider: Provider, call: Callable[[], Awaitable[T]], probe: Callable[[], Awaitable[object]]
+    provider: Provider,
+    call: Callable[[], Awaitable[T]],
+    probe: Callable[[], Awaitable[object]],
+    *,
+    tries_if_slow: int = TRIES_IF_SLOW,
 ) -> T:
     """Make a call up to three times, and see whose fault it is when none succeeds.
 
-    A server that hangs up, is too slow or away may be in trouble where it just answered: the input is blamed
-    only after three further tries, each beside a call that succeeded. A status of 500 is believed sooner.
+    A server that hangs up, is busy or away may be in trouble where it just answered: the input is blamed only
+    after further tries, each beside a call that began after the last failure and succeeded.
 
     Args:
         provider: whose call it is; its gate waits where the server wants to be left alone.
         call: the call.
         probe: a small call of known good input.
+        tries_if_slow: how often a call may last until its time is up, while others succeed.
 
     Raises:
         ServerError: the server is in trouble.
         InputFaultError: the server answers others and fails at this input each time.
         PipelineError: any other error of the call, at once.
     """
-    began, tries, blames = time.monotonic(), 0, 0
+    doubts = _Doubts(provider, probe, tries_if_slow)
     while True:
-        tries += 1
         try:
             return await call()
+        except ServerPausedError:
+            raise
         except ServerError as error:
-            is_busy, is_fault = error.status == _TOO_MANY_REQUESTS, error.status == _SERVER_FAULT
-            if tries >= (_TRIES_IF_BUSY if is_busy else _TRIES):
-                is_well = is_fault and provider.succeeded_since(began)
-                if is_busy or not (is_well or await _is_well(probe)):
-                    raise
-                blames += 1
-                if is_fault or blames > _TRIES:
-                    raise InputFaultError(str(error)) from error
-            if error.status is not None:
-                await asyncio.sleep(_pause(tries))
+            await doubts.weigh(error)
+
+
+@dataclass
+class _Doubts:
+    """What speaks against an input so far: calls that failed, and how often the server was well then."""
+
+    provider: Provider
+    probe: Callable[[], Awaitable[object]]
+    tries_if_slow: int
+    tries: int = 0
+    slow: int = 0
+    blames: int = 0
+
+    async def weigh(self, error: ServerError) -> None:
+        """Take note of a failure, and wait until the call may be made again; raises where it may not be."""
+        if isinstance(error, SlowServerError):
+            await self._weigh_slow(error)
+            return
+        self.tries += 1
+        failed_at = time.monotonic()
+        if error.status is not None:
+            await asyncio.sleep(_pause(self.tries))
+        if self.tries < _tries(error):
+            return
+        if not (self.provider.succeeded_since(failed_at) or await _is_well(self.probe)):
+            raise error
+        self.blames += 1
+        if self.blames > _more_tries(error):
+            raise InputFaultError(str(error)) from error
+
+    async def _weigh_slow(self, error: SlowServerError) -> None:
+        # No pause: the call has lasted long enough.
+        self.slow += 1
+        if not await _is_well(self.probe):
+            raise error
+        if self.slow >= self.tries_if_slow:
+            raise SlowInputError(str(error)) from error
+
+
+def _tries(error: ServerError) -> int:
+    return _TRIES_IF_BUSY if error.status == _TOO_MANY_REQUESTS else _TRIES
+
+
+def _more_tries(error: ServerError) -> int:
+    return _MORE_TRIES_IF_FAULT if error.status == _SERVER_FAULT else _MORE_TRIES
 
 
 def _pause(tries: int) -> float:
@@ -67,6 +123,9 @@ def _pause(tries: int) -> float:
 async def _is_well(probe: Callable[[], Awaitable[object]]) -> bool:
     try:
         await probe()
+    except PermanentError:
+        # An answer, though of no use: a model that thinks has no room for more than its thoughts.
+        return True
     except PipelineError:
         # Whatever it says of the probe, the error of the call stands.
         return False

@@ -21,7 +21,7 @@ def ai_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def _change(**values: object) -> None:
         changed = get_settings().model_copy(update=values)
-        for module in ("gate", "http"):
+        for module in ("gate", "http", "settled"):
             monkeypatch.setattr(f"pipeline.ai.{module}.get_settings", lambda: changed)
 
     return _change

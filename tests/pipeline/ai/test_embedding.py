@@ -1,14 +1,16 @@
 """Texts on their way to a model: in pieces, in batches, each with its own vector or its own error."""
 
+import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.ai import Completion, Limits, Prompt, Usage, embed_or_raise, embed_texts
+from pipeline.ai import Completion, Limits, Prompt, Usage, embed_or_raise, embed_texts, guess_tokens
 from pipeline.ai.answers import verify_embeddings
 from pipeline.ai.base import Balance, Embedded, ModelInfo, Vectors
 from pipeline.ai.embedding import split_long
@@ -41,6 +43,7 @@ class CountingProvider:
         self.calls: list[list[str]] = []
         self._poison, self._fails_after = frozenset(poison), fails_after
         self._error = error or _coded("HTTP_400")
+        self._succeeded_at = -math.inf
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         self.calls.append(list(texts))
@@ -48,13 +51,14 @@ class CountingProvider:
             raise FatalError("no credit")
         if self._poison.intersection(texts):
             raise self._error
+        self._succeeded_at = time.monotonic()
         return Embedded(np.array([_vector(text) for text in texts]), Usage(calls=1))
 
     async def complete(self, prompt: Prompt) -> Completion:
         raise NotImplementedError(prompt.name)
 
     def succeeded_since(self, moment: float) -> bool:
-        return math.isfinite(moment)
+        return self._succeeded_at > moment
 
     async def llm_info(self) -> ModelInfo:
         return ModelInfo("")
@@ -179,6 +183,89 @@ def test_a_text_that_is_refused_for_its_length_is_tried_in_pieces() -> None:
     settled = embed_texts(Short(), ["word " * 300, "short"])
     assert settled.results[0].pieces == 4
     assert settled.results[1].pieces == 1
+
+
+def test_what_one_half_of_a_refused_batch_was_answered_is_kept_when_the_other_stops_the_work() -> None:
+    class Uneven(CountingProvider):
+        """Refuses all at once, and the first half for ever."""
+
+        async def embed(self, texts: Sequence[str]) -> Embedded:
+            if len(texts) == 8:
+                raise _coded("HTTP_400")
+            await asyncio.sleep(0.02 if "text 0" in texts else 0.1)
+            if "text 0" in texts:
+                raise FatalError("no credit")
+            return await super().embed(texts)
+
+    settled = embed_texts(Uneven(), [f"text {number}" for number in range(8)])
+    assert isinstance(settled.stopped_by, FatalError)
+    assert settled.results.keys() == {4, 5, 6, 7}
+
+
+@example("word " * 600 + "漢字" * 500, 512)
+@given(st.text(alphabet="ab c漢字", max_size=300), st.integers(min_value=1, max_value=40))
+def test_no_piece_has_more_tokens_than_the_model_takes_whatever_its_script(text: str, context: int) -> None:
+    provider = CountingProvider(context=context)
+    embed_texts(provider, [text])
+    pieces = [piece for call in provider.calls for piece in call]
+    assert all(guess_tokens(piece) <= context or len(piece) == 1 for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_half_a_character_is_the_fault_of_its_text_alone() -> None:
+    settled = embed_texts(CountingProvider(), ["one", "\ud800", "two"])
+    assert settled.results.keys() == {0, 2}
+    assert settled.failures[1].code == "INVALID_INPUT"
+
+
+def test_a_model_that_counts_more_tokens_than_guessed_is_given_shorter_pieces() -> None:
+    class Counted(CountingProvider):
+        """A token a character."""
+
+        async def embed(self, texts: Sequence[str]) -> Embedded:
+            embedded = await super().embed(texts)
+            return Embedded(embedded.vectors, Usage(1, sum(map(len, texts))))
+
+    provider = Counted(context=100)
+    assert embed_texts(provider, ["word " * 50]).results[0].pieces == 1
+    assert embed_texts(provider, ["word " * 50]).results[0].pieces > 1
+
+
+def test_no_request_is_larger_than_the_limit() -> None:
+    provider = CountingProvider()
+    provider.limits = Limits(embedding_context=1_000_000, request_bytes=2_000)
+    embed_texts(provider, [f"{number} " + "é" * 300 for number in range(20)])
+    assert max(sum(len(text.encode()) for text in call) for call in provider.calls) <= 2_000
+    assert len(provider.calls) == 7
+
+
+def test_whoever_embeds_knows_what_the_model_takes_also_where_nobody_planned() -> None:
+    class Listing(CountingProvider):
+        """Says what it takes when it is asked for its list."""
+
+        async def models(self) -> Sequence[ModelInfo]:
+            self.limits = Limits(embedding_context=50)
+            return []
+
+    assert embed_texts(Listing(), ["word " * 100]).results[0].pieces > 1
+
+
+def test_a_list_that_cannot_be_had_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(CountingProvider):
+        """Never lists its models."""
+
+        asked = 0
+
+        async def models(self) -> Sequence[ModelInfo]:
+            self.asked += 1
+            await asyncio.sleep(60.0)
+            return []
+
+    monkeypatch.setattr("pipeline.ai.embedding._LIST_SECONDS", 0.05)
+    provider = Silent()
+    for text in ("one", "two"):
+        assert embed_texts(provider, [text]).results.keys() == {0}
+    assert provider.asked == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,16 +13,19 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pipeline.ai import Limits, Provider, close_providers, embed_texts, run
+from pipeline.ai import AiConfig, Limits, Provider, close_providers, embed_texts, run
+from pipeline.ai.health import note_failure, read_health
 from pipeline.ai.retries import _LONGEST_PAUSE_SECONDS, _pause
 from pipeline.database import transaction, translate_errors
 from pipeline.errors import FatalError, ServerError, TransientError
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import JobView, view_job
 from pipeline.ledger import ChunkRef
+from pipeline.probe import probe_models
 from pipeline.runner import publish_next, run_chunk
 from schemas.enums import JobStatus, Stage
 from tests.ai_server import AiServer
+from tests.pipeline.ai.test_completions import _question
 
 MakeProvider = Callable[..., Provider]
 AiSettings = Callable[..., None]
@@ -42,7 +46,7 @@ except TransientError as error:
 def _state() -> Any:  # noqa: ANN401 - a row
     with transaction() as session:
         return session.execute(
-            text("SELECT *, paused_until > now() AS is_paused FROM ai_servers")
+            text("SELECT *, paused_until > now() AS is_paused FROM ai_servers WHERE url NOT LIKE '% %'")
         ).one_or_none()
 
 
@@ -148,8 +152,31 @@ def test_all_texts_come_through_a_server_that_takes_fewer_calls_than_are_allowed
     assert _state().slots < 8
 
 
-def test_no_pause_between_two_tries_is_long() -> None:
+def test_pauses_between_tries_grow_and_none_is_long_and_no_two_are_equal() -> None:
     assert all(0 < _pause(tries) <= _LONGEST_PAUSE_SECONDS for tries in range(1, 13))
+    assert max(_pause(1) for _ in range(20)) <= min(_pause(2) for _ in range(20))
+    assert min(_pause(12) for _ in range(20)) >= _LONGEST_PAUSE_SECONDS / 2
+    assert len({_pause(3) for _ in range(20)}) == 20
+
+
+def test_the_pauses_of_a_server_grow_with_its_failures_and_no_two_are_equal(
+    no_known_servers: None,  # noqa: ARG001 - it must run
+) -> None:
+    pauses = []
+    for failures in range(9):
+        url = f"http://{failures}"
+        note_failure(url, "embedder", "away", failures=failures, retry_after=None)
+        pauses.append(read_health(url).pause_seconds)
+    for failures, pause in enumerate(pauses):
+        longest = min(0.25 * 2**failures, 30.0)
+        # Reading it takes some of it.
+        assert longest / 2 - 0.1 < pause <= longest
+    for number in range(6):
+        url = f"http://other-{number}"
+        note_failure(url, "embedder", "away", failures=7, retry_after=None)
+        pauses.append(read_health(url).pause_seconds)
+    # Of 15 to 30 seconds.
+    assert max(pauses[9:]) - min(pauses[9:]) > 0.5
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -183,6 +210,39 @@ def test_one_success_begins_the_patience_anew(
     ai_server.behaviour.fail_next = 1
     with pytest.raises(ServerError):
         run(provider.embed(["a text"]))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_model_that_is_down_is_not_well_because_another_one_answers(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    provider = make_provider()
+    ai_server.behaviour.poison = {"chatter": 503}
+    with pytest.raises(ServerError):
+        run(provider.complete(_question(1).prompt))
+    run(provider.embed(["a text"]))
+    _change("failing_since = failing_since - interval '31 min'")
+    close_providers()
+    provider = make_provider()
+    run(provider.embed(["another text"]))
+    with pytest.raises(FatalError, match="single call of chatter for 31 min"):
+        run(provider.complete(_question(1).prompt))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_list_that_is_told_again_begins_its_patience_anew(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.stop()
+    with pytest.raises(TransientError):
+        run(make_provider().models())
+    _change("failing_since = now() - interval '31 min'")
+    ai_server.restart()
+    run(make_provider().models())
+    close_providers()
+    ai_server.stop()
+    with pytest.raises(TransientError):
+        run(make_provider().models())
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -242,11 +302,12 @@ def test_an_input_at_which_the_server_dies_each_time_holds_nothing_up_for_ever(
 def test_no_input_is_blamed_for_a_server_that_is_busy(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
-    ai_server.behaviour.poison = {"text 1": 429}
+    ai_server.behaviour.fail_next, ai_server.behaviour.fail_status = 1_000, 429
     settled = embed_texts(_one_by_one(make_provider), ["text 1"])
     assert isinstance(settled.stopped_by, ServerError)
     assert settled.stopped_by.status == 429
-    assert (settled.failures, ai_server.seen.calls) == ({}, 12)
+    # Twelve tries, and how the server is.
+    assert (settled.failures, ai_server.seen.calls) == ({}, 13)
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -271,6 +332,52 @@ def test_a_database_that_stumbles_is_no_fault_of_the_server(
     with pytest.raises(TransientError, match="the database did not finish"):
         run(make_provider().embed(["a text"]))
     assert ai_server.seen.calls == 1
+    assert _state() is None
+
+
+def test_who_asks_how_a_server_does_is_told_in_a_pause_too_and_ends_it(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.fail_next, ai_server.behaviour.retry_after = 1, "1800"
+    with pytest.raises(ServerError):
+        run(make_provider().embed(["a text"]))
+    assert _state().is_paused
+    config = AiConfig("lmstudio", ai_server.url, "chatter", "embedder")
+    ai_server.behaviour.poison = {"Does the model answer?": 503, "two and three": 503}
+    assert ["503" in str(answer.error) for answer in probe_models(config)] == [True, True]
+    assert _state().is_paused
+    ai_server.behaviour.poison = {}
+    calls = ai_server.seen.calls
+    assert [answer.error for answer in probe_models(config)] == [None, None]
+    assert ai_server.seen.calls == calls + 2
+    assert _state().is_paused is None
+    run(make_provider().embed(["a text"]))
+
+
+def test_who_asks_how_a_server_does_waits_for_no_slot_and_not_for_long(
+    ai_server: AiServer, make_provider: MakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.probe._LONGEST_SECONDS", 0.2)
+    provider = make_provider()
+    ai_server.behaviour.slow = {"text": 1.0}
+
+    async def begin() -> list[asyncio.Task[Any]]:
+        calls = [asyncio.create_task(provider.embed([entry])) for entry in TEXTS[:8]]
+        await asyncio.sleep(0.1)
+        return calls
+
+    calls = run(begin())
+    config = AiConfig("lmstudio", ai_server.url, "chatter", "embedder")
+    assert [answer.error for answer in probe_models(config)] == [None, None]
+    ai_server.behaviour.latency = 30.0
+    started = time.monotonic()
+    assert ["no answer within" in str(answer.error) for answer in probe_models(config)] == [True, True]
+    assert time.monotonic() - started < 0.9
+
+    async def end() -> None:
+        await asyncio.gather(*calls)
+
+    run(end())
     assert _state() is None
 
 

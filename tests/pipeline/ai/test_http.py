@@ -2,7 +2,9 @@
 
 import gzip
 import socket
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Protocol
@@ -242,10 +244,32 @@ def test_the_pause_that_a_server_asks_for_is_read_from_a_date(
         ("inf", None),
         ("1e400", None),
         ("Wed, 21 Oct 99999 07:28:00 GMT", None),
+        ("1 Jan 99999999999 00:00:00 GMT", None),
+        ("1 Jan 2020 00:00:00 +99999999", None),
+        ("1 Jan 0001 00:00:00 +2359", 0.0),
     ],
 )
 def test_a_pause_is_a_number_or_is_not_read(value: str, seconds: float | None) -> None:
     assert _retry_after(httpx.Headers({"Retry-After": value})) == seconds
+
+
+def test_a_server_to_which_nothing_leads_is_not_waited_for_as_long_as_a_call(
+    make_caller: MakeCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ai.http._CONNECT_SECONDS", 0.2)
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            # Nobody takes them, and the queue takes no more: what comes next is not answered at all.
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        started = time.monotonic()
+        error = _fault(make_caller(f"http://127.0.0.1:{full.getsockname()[1]}/v1").post)
+    assert isinstance(error, ServerError)
+    assert "not to be reached in time" in str(error)
+    assert time.monotonic() - started < 5.0
 
 
 @pytest.mark.parametrize("value", ["9" * 400, "86400", "Fri, 31 Dec 2899 23:59:59 GMT"])
@@ -269,6 +293,11 @@ def test_no_pause_is_longer_than_the_patience(
         ({"message": "overloaded"}, ServerError, "answered 500: overloaded"),
         ({"message": "odd", "code": "server_error"}, ServerError, "answered 500: odd"),
         ({"message": "odd", "code": 7}, ServerError, "answered 500: odd"),
+        (
+            {"message": "Provider returned error", "code": 502, "metadata": {"raw": "out of memory"}},
+            ServerError,
+            "answered 502: Provider returned error: out of memory",
+        ),
         ("Unexpected endpoint", ServerError, "answered 500: Unexpected endpoint"),
         ({"message": "no user", "code": 401}, FatalError, "set ai_key"),
         ({"message": "no", "code": 400}, PermanentError, "answered 400: no"),

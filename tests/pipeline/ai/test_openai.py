@@ -21,7 +21,7 @@ from pipeline.ai import (
     run,
 )
 from pipeline.ai.answers import read_usage
-from pipeline.errors import FatalError, PermanentError, PipelineError
+from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError
 from tests.ai_server import AiServer, vector_of
 
 MakeProvider = Callable[..., Provider]
@@ -317,3 +317,48 @@ def test_a_model_that_is_not_listed_is_refused_though_the_server_would_answer(
         run(require_models(provider, embedding=True, llm=True))
     with pytest.raises(FatalError, match="settings set embedding_model"):
         run(require_models(make_provider(embedding_model=""), embedding=True, llm=False))
+
+
+@pytest.mark.parametrize(
+    ("listed", "model"),
+    [("maker/name", "maker/name:nitro"), ("maker/name:free", "maker/name:free"), ("name:latest", "name")],
+)
+def test_a_model_is_listed_also_by_a_shorter_or_a_longer_name(
+    ai_server: AiServer, make_provider: MakeProvider, listed: str, model: str
+) -> None:
+    ai_server.behaviour.models = ("embedder", listed)
+    run(require_models(make_provider(llm_model=model), embedding=True, llm=True))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(400, b"{}"), (403, b"{}"), (404, b""), (405, b""), (501, b""), (200, b"<html>Hello</html>")],
+)
+def test_a_server_that_does_not_list_its_models_may_be_asked_all_the_same(
+    ai_server: AiServer, make_provider: MakeProvider, status: int, body: bytes
+) -> None:
+    ai_server.behaviour.list_answer = (status, body, {})
+    provider = make_provider()
+    run(require_models(provider, embedding=True, llm=True))
+    assert _embed(provider).shape == (4, 16)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, FatalError), (500, ServerError), (503, ServerError)])
+def test_a_list_that_is_refused_for_the_key_or_for_now_is_no_answer(
+    ai_server: AiServer, make_provider: MakeProvider, status: int, kind: type[PipelineError]
+) -> None:
+    ai_server.behaviour.list_answer = (status, b"", {})
+    assert isinstance(_fault(lambda: run(require_models(make_provider(), embedding=True, llm=True))), kind)
+
+
+def test_the_context_that_is_loaded_goes_before_the_one_that_the_model_was_made_for(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    listed = [
+        {"id": "embedder", "meta": {"n_ctx_train": 8192, "n_ctx": 1024}},
+        {"id": "chatter", "loaded_context_length": 2048, "max_context_length": 32768},
+    ]
+    ai_server.behaviour.list_answer = (200, orjson.dumps({"data": listed}), {})
+    provider = make_provider()
+    run(provider.models())
+    assert (provider.limits.embedding_context, provider.limits.llm_context) == (1024, 2048)
