@@ -55,7 +55,7 @@ def test_a_long_text_that_is_never_answered_is_not_tried_in_halves(
 ) -> None:
     ai_settings(ai_call_seconds=CALL_SECONDS)
     ai_server.behaviour.slow = {"<7>": 30.0}
-    settled = embed_texts(make_provider(), ["<7> " * 300])
+    settled = embed_texts(make_provider(), ["<7> " + "a word " * 150])
     assert settled.failures[0].code == "TIMED_OUT"
     assert ai_server.seen.calls == 4
 
