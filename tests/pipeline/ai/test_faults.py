@@ -87,7 +87,7 @@ def test_questions_that_are_never_answered_are_settled_one_after_another(
     ai_settings(ai_call_seconds=CALL_SECONDS, ai_concurrency=2)
     ai_server.behaviour.chat = _repeat
     ai_server.behaviour.slow = {"<": 30.0}
-    with limited_work(6 * CALL_SECONDS):
+    with limited_work(12 * CALL_SECONDS):
         settled = _ask(make_provider(), range(20))
     assert isinstance(settled.stopped_by, TimeUpError)
     # What has begun is settled before more begins: each time some are blamed, and the end comes.
