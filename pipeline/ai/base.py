@@ -82,6 +82,13 @@ class ModelInfo:
     output_price: float | None = None
 
 
+def find_model(name: str, listed: Sequence[ModelInfo]) -> ModelInfo | None:
+    """Find a model in a server's list: OpenRouter's also with a way to route it, Ollama's without a tag."""
+    by_name = {model.name: model for model in listed}
+    names = (name, f"{name}:latest", name.rpartition(":")[0])
+    return next((by_name[known] for known in names if known in by_name), None)
+
+
 @dataclass(frozen=True)
 class Balance:
     """What is left of a prepaid account, in USD; `remaining_usd` is None where nothing limits the key."""

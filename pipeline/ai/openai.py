@@ -12,7 +12,17 @@ from typing import Any, ClassVar
 import orjson
 
 from pipeline.ai.answers import read_object, read_usage, read_vectors
-from pipeline.ai.base import AiConfig, Balance, Completion, Embedded, Limits, ModelInfo, Prompt, Usage
+from pipeline.ai.base import (
+    AiConfig,
+    Balance,
+    Completion,
+    Embedded,
+    Limits,
+    ModelInfo,
+    Prompt,
+    Usage,
+    find_model,
+)
 from pipeline.ai.forms import Forms
 from pipeline.ai.http import HttpServer, InvalidAnswerError, Json
 from pipeline.ai.spending import record_call
@@ -59,13 +69,14 @@ class OpenAiProvider:
     @property
     def limits(self) -> Limits:
         """What one call may carry: as set, else as the server's list says, else small."""
-        known = {model.name: model.context_tokens for model in self._models[1]}
         limits = self._config.limits
-        embedding, llm = known.get(self.embedding_model), known.get(self.llm_model)
+        embedding, llm = self._listed(self.embedding_model), self._listed(self.llm_model)
         return replace(
             limits,
-            embedding_context=self._config.embedding_context or embedding or limits.embedding_context,
-            llm_context=self._config.llm_context or llm or limits.llm_context,
+            embedding_context=self._config.embedding_context
+            or embedding.context_tokens
+            or limits.embedding_context,
+            llm_context=self._config.llm_context or llm.context_tokens or limits.llm_context,
         )
 
     def succeeded_since(self, moment: float) -> bool:
@@ -164,12 +175,17 @@ class OpenAiProvider:
 
     def _priced(self, name: str, input_price: float | None, output_price: float | None) -> ModelInfo:
         """Give a model with its prices: as set, else as the server's list says."""
-        listed = next((model for model in self._models[1] if model.name == name), ModelInfo(name))
+        listed = self._listed(name)
         return replace(
             listed,
+            name=name,
             input_price=listed.input_price if input_price is None else input_price,
             output_price=listed.output_price if output_price is None else output_price,
         )
+
+    def _listed(self, name: str) -> ModelInfo:
+        """Give what the server's list says of a model, nothing where it says nothing."""
+        return find_model(name, self._models[1]) or ModelInfo(name)
 
     async def llm_info(self) -> ModelInfo:
         """Say what is known of the model that analyzes: its prices as set, else as listed."""

@@ -1,9 +1,9 @@
 """Which provider the settings name, and whether it can do what a stage needs."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from pipeline.ai.base import AiConfig, ModelInfo, Provider
+from pipeline.ai.base import AiConfig, ModelInfo, Provider, find_model
 from pipeline.ai.local import LocalProvider
 from pipeline.ai.loop import run
 from pipeline.ai.openai import OpenAiProvider, OpenRouterProvider
@@ -63,18 +63,12 @@ async def require_models(provider: Provider, *, embedding: bool, llm: bool) -> N
         if not model:
             raise FatalError(f"no model is set: say which with `opspipe settings set {setting} NAME`")
     listed = await provider.models()
-    names = {info.name for info in listed}
     for setting, model in wanted:
-        if names and not _is_listed(model, names):
+        if listed and find_model(model, listed) is None:
             raise FatalError(
                 f"the server does not list the model {model!r}: `opspipe settings set {setting} NAME` with "
                 f"one of {_names(listed)}"
             )
-
-
-def _is_listed(model: str, names: Collection[str]) -> bool:
-    """Tell whether a list has a model: OpenRouter's also with a way to route it, Ollama's without a tag."""
-    return model in names or f"{model}:latest" in names or model.rpartition(":")[0] in names
 
 
 def _names(listed: Sequence[ModelInfo]) -> str:

@@ -327,7 +327,11 @@ def test_a_model_is_listed_also_by_a_shorter_or_a_longer_name(
     ai_server: AiServer, make_provider: MakeProvider, listed: str, model: str
 ) -> None:
     ai_server.behaviour.models = ("embedder", listed)
-    run(require_models(make_provider(llm_model=model), embedding=True, llm=True))
+    ai_server.behaviour.context, ai_server.behaviour.prices = {listed: 9_000}, {listed: (1e-6, 2e-6)}
+    provider = make_provider(llm_model=model)
+    run(require_models(provider, embedding=True, llm=True))
+    assert provider.limits.llm_context == 9_000
+    assert run(provider.llm_info()) == ModelInfo(model, 9_000, 1e-6, 2e-6)
 
 
 @pytest.mark.parametrize(
