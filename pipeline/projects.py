@@ -1,5 +1,7 @@
 """Projects: finding, making, and giving them guidelines."""
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -94,6 +96,24 @@ def load_guidelines(session: Session, project_id: str) -> Guidelines | None:
         return None
     guidelines = read_guidelines(decode_guidelines(stored))
     _keep_text(session, guidelines)
+    return guidelines
+
+
+def current_guidelines(session: Session, project_id: str) -> Guidelines:
+    """Give a project's guidelines as they were read last; a PDF that nobody has read is read now.
+
+    Raises:
+        InputError: the project has none, or the stored PDF cannot be used.
+    """
+    stored = session.scalar(select(Project.guidelines).where(Project.id == project_id))
+    if stored:
+        with suppress(NotFoundError):
+            return kept_guidelines(session, hashlib.sha256(decode_guidelines(stored)).hexdigest())
+    guidelines = load_guidelines(session, project_id)
+    if guidelines is None:
+        raise InputError(
+            "the project has no guidelines: store them with `opspipe guidelines PROJECT FILE.pdf`"
+        )
     return guidelines
 
 
