@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pipeline.ai import Provider, open_provider, require_models, run
 from pipeline.analyze.assess import store_reviews
 from pipeline.analyze.needs import Needs
-from pipeline.analyze.review import RecordText, Reviewer, Wanted
+from pipeline.analyze.review import Reviewer, Wanted
 from pipeline.analyze.reviewers import open_reviewer
 from pipeline.analyze.start import require_guidelines
+from pipeline.analyze.texts import read_record_texts
 from pipeline.database import transaction
 from pipeline.errors import NotFoundError
 from pipeline.guidelines import Guidelines
@@ -64,7 +64,7 @@ def align_record(record_id: str, *, is_forced: bool = False) -> RecordAlignment:
         kept = None if is_forced else _read_current(session, record_id, terms)
         if kept is not None:
             return kept
-        wanted = _read_wanted(session, record_id)
+        wanted = _read_wanted(session, record_id, terms)
     if terms.provider.name != "local":
         # The list tells what the model takes and costs, and that there is such a model at all.
         run(require_models(terms.provider, embedding=False, llm=True))
@@ -93,14 +93,11 @@ def _read_terms(session: Session, record_id: str) -> _Terms:
     return _Terms(project_id, current_guidelines(session, project_id), provider, open_reviewer(provider))
 
 
-def _read_wanted(session: Session, record_id: str) -> Wanted:
-    row = session.execute(
-        select(DataRecord.content, DataRecord.embedding).where(DataRecord.id == record_id)
-    ).first()
-    if row is None:
-        raise _gone(record_id)
-    embedding = np.asarray(row.embedding) if row.embedding else None
-    return Wanted(RecordText(record_id, row.content, embedding), alignment=True, likert=False)
+def _read_wanted(session: Session, record_id: str, terms: _Terms) -> Wanted:
+    model = terms.reviewer.embedding_model
+    for record in read_record_texts(session, [record_id], project_id=terms.project_id, model=model):
+        return Wanted(record, alignment=True, likert=False)
+    raise _gone(record_id)
 
 
 def _read_current(session: Session, record_id: str, terms: _Terms) -> RecordAlignment | None:
