@@ -30,6 +30,12 @@ class RecordTooLongError(PermanentError):
     code = "RECORD_TOO_LONG"
 
 
+def room_beside(prompt: Prompt, model: str, context: int) -> int:
+    """Give how many tokens are left of those that a model takes beside a prompt and its answer."""
+    used = guess_tokens(prompt.system + prompt.user, model) + prompt.max_output_tokens
+    return context - used - _OVERHEAD_TOKENS
+
+
 def open_reviewer(provider: Provider) -> Reviewer:
     """Give who reviews with this provider."""
     return CoverageReviewer() if provider.name == "local" else LlmReviewer(provider)
@@ -147,9 +153,7 @@ class LlmReviewer:
         return asked
 
     def _room(self, prompt: Prompt) -> int:
-        """Give how many tokens are left of what the model takes beside a prompt and its answer."""
-        used = guess_tokens(prompt.system + prompt.user, self.model) + prompt.max_output_tokens
-        return self._provider.limits.llm_context - used - _OVERHEAD_TOKENS
+        return room_beside(prompt, self.model, self._provider.limits.llm_context)
 
     def _too_long(self, missing: int) -> RecordTooLongError:
         context = self._provider.limits.llm_context
