@@ -16,7 +16,9 @@ from pipeline.analyze.texts import read_record_texts
 from pipeline.database import transaction
 from pipeline.errors import NotFoundError
 from pipeline.guidelines import Guidelines
+from pipeline.locks import alone
 from pipeline.projects import current_guidelines
+from pipeline.settings import get_settings
 from pipeline.system_settings import read_ai_config
 from schemas.enums import AnalysisScope
 from schemas.options import AnalysisOptions
@@ -59,11 +61,23 @@ def align_record(record_id: str, *, is_forced: bool = False) -> RecordAlignment:
         InputError: the project has no guidelines.
         ServerError, AnswerError, FatalError: the model could not be asked, or its answer is of no use.
     """
+    kept = None if is_forced else _find_current(record_id)
+    if kept is not None:
+        return kept
+    with alone(f"align {record_id}", patience_seconds=get_settings().ai_call_seconds):
+        # Whoever had to wait finds what the other has paid for.
+        kept = None if is_forced else _find_current(record_id)
+        return kept or _align_anew(record_id)
+
+
+def _find_current(record_id: str) -> RecordAlignment | None:
+    with transaction() as session:
+        return _read_current(session, record_id, _read_terms(session, record_id))
+
+
+def _align_anew(record_id: str) -> RecordAlignment:
     with transaction() as session:
         terms = _read_terms(session, record_id)
-        kept = None if is_forced else _read_current(session, record_id, terms)
-        if kept is not None:
-            return kept
         wanted = _read_wanted(session, record_id, terms)
     if terms.provider.name != "local":
         # The list tells what the model takes and costs, and that there is such a model at all.

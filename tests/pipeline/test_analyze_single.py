@@ -1,5 +1,7 @@
 """One record at a person's request: what is asked for it, and as long as what is kept is returned."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -102,6 +104,29 @@ def test_a_stale_result_is_no_answer_where_the_model_cannot_be_asked(
     (kept,) = rows(session, "SELECT llm_model FROM alignments")
     assert kept["llm_model"] == "chatter"
     assert use_ai_server.seen.chats == 1
+
+
+def test_of_those_who_ask_for_a_record_at_once_one_pays_and_all_are_answered(
+    record_id: str, use_ai_server: AiServer
+) -> None:
+    use_ai_server.behaviour.latency = 0.5
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: align_record(record_id), range(8)))
+    assert use_ai_server.seen.chats == 1
+    assert sorted(entry.is_cached for entry in found) == [False, *[True] * 7]
+    assert len({entry.created_at for entry in found}) == 1
+
+
+def test_whoever_waits_for_a_record_that_then_fails_asks_for_it(
+    record_id: str, use_ai_server: AiServer
+) -> None:
+    use_ai_server.behaviour.answer_next = [(402, b'{"error": {"message": "no credit"}}', {})]
+    use_ai_server.behaviour.latency = 0.3
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(align_record, record_id) for _ in range(2)]
+        failures = [one.exception() for one in asked]
+    assert sorted(type(failure).__name__ for failure in failures) == ["FatalError", "NoneType"]
+    assert align_record(record_id).is_cached
 
 
 def test_without_a_record_or_guidelines_there_is_nothing_to_hold(
