@@ -87,19 +87,21 @@ def price_analysis(measured: Measured) -> Estimate:
     return Estimate(info.name, extent.records, calls, tokens.read, tokens.written, cost)
 
 
-def guess_extent(extent: Extent, guidelines: str, *, model: str, context: int) -> Tokens:
+def guess_extent(extent: Extent, guidelines: str, *, model: str, context: int | None) -> Tokens:
     """Guess how many tokens an analysis takes.
 
     Args:
         extent: how much there is to do.
         guidelines: their text; of what the model does not take, nothing is counted.
         model: the model's name.
-        context: how many tokens it takes.
+        context: how many tokens it takes; None where nobody knows.
     """
     question = alignment_prompt("", "")
-    record = extent.alignment_chars // (_CHARS_PER_TOKEN * max(extent.alignments, 1))
-    room = max(room_beside(question, model, context) - record, 0)
-    alignment = guess_tokens(_words(question), model) + min(guess_tokens(guidelines, model), room)
+    shown = guess_tokens(guidelines, model) if guidelines else 0
+    if context is not None:
+        record = extent.alignment_chars // (_CHARS_PER_TOKEN * max(extent.alignments, 1))
+        shown = min(shown, max(room_beside(question, model, context) - record, 0))
+    alignment = guess_tokens(_words(question), model) + shown
     rating = guess_tokens(_words(likert_prompt("")), model)
     read = extent.alignments * alignment + extent.ratings * rating
     read += (extent.alignment_chars + extent.rating_chars) // _CHARS_PER_TOKEN
