@@ -207,16 +207,19 @@ def _write_back(vectors: np.ndarray, rows: int) -> float:
     project_id = fill(rows)
     with transaction() as session:
         found = session.execute(
-            text('SELECT id, content FROM data_records WHERE "projectId" = :id ORDER BY id'),
+            text(
+                "SELECT id, content, xmin::text AS version FROM data_records "
+                'WHERE "projectId" = :id ORDER BY id'
+            ),
             {"id": project_id},
         ).all()
     seconds = 0.0
     for start in range(0, rows, _BATCH):
         part = found[start : start + _BATCH]
-        origins = [Origin(row.id, digest_text("embedder", row.content)) for row in part]
+        origins = [Origin(row.id, int(row.version), digest_text("embedder", row.content)) for row in part]
         began = time.perf_counter()
         with transaction() as session:
-            write_embeddings(session, origins, list(vectors[: len(part)]))
+            write_embeddings(session, origins, list(vectors[: len(part)]), maker="embedder")
         seconds += time.perf_counter() - began
     return rows / seconds
 

@@ -1,8 +1,11 @@
 """Connections: one engine a process, one transaction a question. SQL lives beside the stage that needs it."""
 
-from collections.abc import Iterator
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, text
@@ -15,11 +18,23 @@ from pipeline.servers import endpoints
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 # Classes and codes of SQLSTATE after which the same work may succeed: connection lost, transaction broken
 # by a concurrent one, resources short, server stopping or starting.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
 _LOCK_NOT_AVAILABLE = "55P03"
 
+# A deadlock is over at once, a server that starts again in a few seconds.
+_PAUSES_SECONDS = (0.1, 0.5, 2.0)
+
+# Whose connection broke during the commit may be at it for a moment more.
+_QUESTIONS, _QUESTION_SECONDS = 20, 0.1
+
+_NUMBER = text("SELECT CAST(pg_current_xact_id() AS text)")
+_STATUS = text("SELECT pg_xact_status(CAST(:number AS xid8))")
 _DO_NOT_WAIT = text("SET LOCAL synchronous_commit = off")
 
 _engine: Engine | None = None
@@ -58,20 +73,64 @@ def forget_engine() -> None:
 
 
 @contextmanager
-def transaction(*, is_durable: bool = True) -> Iterator[Session]:
+def transaction(*, is_durable: bool = True, is_sure: bool = False) -> Iterator[Session]:
     """Open a session in one transaction: committed at the end, rolled back on any error.
 
     Args:
         is_durable: False for what may be forgotten if the database crashes, as long as all that came after it
             is forgotten too: the commit does not wait for the disk.
+        is_sure: where the connection breaks during the commit, ask whether it was committed. For what must
+            not happen twice, and one question more.
 
     Raises:
         TransientError: the database broke or refused the transaction in a way that may pass.
     """
-    with translate_errors(), Session(get_engine(), expire_on_commit=False) as session, session.begin():
+    with translate_errors(), Session(get_engine(), expire_on_commit=False) as session:
+        session.begin()
         if not is_durable:
             session.execute(_DO_NOT_WAIT)
         yield session
+        number = session.scalar(_NUMBER) if is_sure else None
+        try:
+            session.commit()
+        except DBAPIError as error:
+            if number is None or not is_transient(error.orig) or not _is_committed(number):
+                raise
+
+
+def _is_committed(number: str) -> bool:
+    """Tell whether a transaction was committed; False also where the database cannot be asked."""
+    for _ in range(_QUESTIONS):
+        try:
+            with get_engine().connect() as connection:
+                status = connection.scalar(_STATUS, {"number": number})
+        except DBAPIError:
+            return False
+        if status != "in progress":
+            return bool(status == "committed")
+        time.sleep(_QUESTION_SECONDS)
+    return False
+
+
+def retried(work: Callable[[], T]) -> T:
+    """Do what writes dear results again where the database did not finish it, a few times within seconds.
+
+    Args:
+        work: opens its own transaction, and may be done any number of times.
+
+    Returns:
+        What the work gives.
+
+    Raises:
+        TransientError: the database did not finish it the last time either.
+    """
+    for pause in _PAUSES_SECONDS:
+        try:
+            return work()
+        except TransientError as error:
+            log.warning("done again: %s", error)
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
+    return work()
 
 
 @contextmanager

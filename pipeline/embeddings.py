@@ -30,11 +30,13 @@ IS_PENDING = f"pg_column_size(record.embedding) <= {_EMPTY_BYTES}"
 _KNOWN = "SELECT DISTINCT digest FROM record_embeddings WHERE digest = ANY(%(digests)b)"
 # The text itself is compared too: a record's text may have changed since it was embedded.
 _FIND = """
-    SELECT DISTINCT ON (wanted.digest) wanted.digest, known.record_id
+    SELECT DISTINCT ON (wanted.digest) wanted.digest, known.record_id, cardinality(record.embedding)
     FROM unnest(%(digests)b::uuid[], %(texts)b::text[]) AS wanted (digest, content)
     JOIN record_embeddings AS known ON known.digest = wanted.digest
     JOIN data_records AS record ON record.id = known.record_id
-    WHERE cardinality(record.embedding) = %(dimensions)s AND record.content = wanted.content
+    WHERE record.content = wanted.content
+        AND CASE WHEN %(dimensions)s::int IS NULL THEN cardinality(record.embedding) > 0
+            ELSE cardinality(record.embedding) = %(dimensions)s END
     ORDER BY wanted.digest, known.record_id
 """
 # From somewhere on in the order of digests, and from the beginning where that was the end.
@@ -44,7 +46,7 @@ _FORGET_GONE = text("""
         WHERE digest >= CAST(:start AS uuid) ORDER BY digest, record_id LIMIT :limit
     ), gone AS (
         DELETE FROM record_embeddings AS known USING looked_at
-        WHERE known.digest = looked_at.digest AND known.record_id = looked_at.record_id
+        WHERE known.record_id = looked_at.record_id
             AND NOT EXISTS (SELECT FROM data_records AS record WHERE record.id = looked_at.record_id)
         RETURNING 1
     )
@@ -54,45 +56,62 @@ _FORGET_GONE = text("""
 
 @dataclass(frozen=True)
 class Space:
-    """What a project's embeddings are made by; `dimensions` is None before the first is stored."""
+    """What a project's embeddings are made by; `dimensions` is None before the first is stored.
+
+    `generation` changes when everything is embedded anew: the name may mean another model since.
+    """
 
     model: str
     dimensions: int | None
+    generation: str = ""
+
+    @property
+    def maker(self) -> str:
+        """Who makes embeddings here, for digests: equal makers make the same of equal texts."""
+        return f"{self.model}\x1f{self.generation}" if self.generation else self.model
 
 
-def digest_text(model: str, content: str) -> Digest:
-    """Identify what a model makes of a text: the first 16 bytes of a SHA-256 over both.
+@dataclass(frozen=True)
+class Known:
+    """Records that have the embeddings of texts already, by digest, and how long those are."""
 
-    In SQL it is the UUID `opspipe_embedding_digest(model, content)`; a text holds no NUL in PostgreSQL, so
+    sources: Mapping[Digest, str]
+    dimensions: int | None
+
+
+def digest_text(maker: str, content: str) -> Digest:
+    """Identify what somebody (`Space.maker`) makes of a text: the first 16 bytes of a SHA-256 over both.
+
+    In SQL it is the UUID `opspipe_embedding_digest(maker, content)`; a text holds no NUL in PostgreSQL, so
     that the parts cannot run together.
     """
-    return hashlib.sha256(model.encode() + b"\0" + content.encode()).digest()[:_DIGEST_BYTES]
+    return hashlib.sha256(maker.encode() + b"\0" + content.encode()).digest()[:_DIGEST_BYTES]
 
 
-def find_embedded(session: Session, texts: Mapping[Digest, str], *, dimensions: int) -> dict[Digest, str]:
+def find_embedded(session: Session, texts: Mapping[Digest, str], *, dimensions: int | None) -> Known:
     """Find records that have the embedding of a text already, in any project.
 
     Args:
         session: the transaction to ask in.
         texts: digests (see `digest_text`) with their texts.
-        dimensions: how long the embedding is to be.
-
-    Returns:
-        For each digest that was found, the id of a record.
+        dimensions: how long the embedding is to be; None for any length, as long as all have the same.
     """
     with takes_packed(driver_connection(session).cursor()) as cursor:
         cursor.execute(_KNOWN, {"digests": pack_uuids(list(texts))}, prepare=True)
         # Most texts are new, and texts are long: only those are sent that may be known.
         known = [row[0].bytes for row in cursor]
         if not known:
-            return {}
+            return Known({}, dimensions)
         asked = {
             "digests": pack_uuids(known),
             "texts": pack_texts([texts[digest] for digest in known]),
             "dimensions": dimensions,
         }
-        cursor.execute(_FIND, asked)
-        return {row[0].bytes: row[1] for row in cursor}
+        rows = cursor.execute(_FIND, asked).fetchall()
+    lengths = {row[2] for row in rows}
+    if len(lengths) > 1:
+        return Known({}, dimensions)
+    return Known({row[0].bytes: row[1] for row in rows}, lengths.pop() if lengths else dimensions)
 
 
 def read_space(session: Session, project_id: str) -> Space | None:
@@ -102,7 +121,7 @@ def read_space(session: Session, project_id: str) -> Space | None:
 
 def _space(session: Session, question: Select[EmbeddingSpace]) -> Space | None:
     row = session.scalar(question)
-    return None if row is None else Space(row.model, row.dimensions)
+    return None if row is None else Space(row.model, row.dimensions, row.generation)
 
 
 def enter_space(session: Session, project_id: str, model: str) -> None:
@@ -147,13 +166,25 @@ def require_model(session: Session, project_id: str, model: str) -> Space:
     return space
 
 
-def require_dimensions(session: Session, project_id: str, model: str, dimensions: int) -> None:
-    """Refuse vectors of another length than the project's; the first ones decide it.
+def require_space(session: Session, project_id: str, made_in: Space, dimensions: int) -> bool:
+    """Refuse vectors that do not go with the project's; the first ones decide how long all are.
+
+    Args:
+        session: the transaction that is to store them.
+        project_id: the project.
+        made_in: the project's space when they were begun.
+        dimensions: how long they are.
+
+    Returns:
+        False where everything is being embedded anew since then: they are not to be stored.
 
     Raises:
         FatalError: as `require_model`, or the model gave another number of dimensions than before.
     """
+    model = made_in.model
     space = require_model(session, project_id, model)
+    if space.generation != made_in.generation:
+        return False
     if space.dimensions is None:
         session.execute(
             update(EmbeddingSpace)
@@ -168,19 +199,29 @@ def require_dimensions(session: Session, project_id: str, model: str, dimensions
             "that made them, or embed the project anew with `opspipe vectorize PROJECT --all`; then retry "
             "the job"
         )
+    return True
 
 
-def replace_space(session: Session, project_id: str, model: str) -> None:
-    """Let a model have the project; those before it are remembered until their embeddings are forgotten."""
+def replace_space(session: Session, project_id: str, model: str, *, generation: str = "") -> Space:
+    """Let a model have the project.
+
+    Args:
+        session: the transaction to do it in.
+        project_id: the project.
+        model: the model that embeds from now on.
+        generation: begins a new one of this name, unless it has begun; empty leaves the one that is.
+    """
     space = session.scalar(
         select(EmbeddingSpace).where(EmbeddingSpace.project_id == project_id).with_for_update()
     )
     if space is None:
-        session.add(EmbeddingSpace(project_id=project_id, model=model))
-    elif space.model != model:
-        space.replaced_models = [*(name for name in space.replaced_models if name != model), space.model]
+        space = EmbeddingSpace(project_id=project_id, model=model, dimensions=None, generation=generation)
+        session.add(space)
+    elif space.model != model or generation not in {"", space.generation}:
         space.model, space.dimensions = model, None
+        space.generation = generation or space.generation
     session.flush()
+    return Space(space.model, space.dimensions, space.generation)
 
 
 def _found_dimensions(session: Session, project_id: str) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, and_, delete, literal, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.ledger import Claim
 from schemas.enums import Stage
 from schemas.own import RecordFailure
-from schemas.reference import DataRecord, IngestJob
+from schemas.reference import DataRecord
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,11 @@ def list_chunk(session: Session, held: Claim, message: str) -> None:
     if "ids" in held.span:
         is_of_chunk = DataRecord.id.in_(held.span["ids"])
     else:
+        # A range is one of pending records that the job has loaded: others may lie between.
         is_of_chunk = and_(
-            _is_of_job(held),
+            DataRecord.ingest_job_id == held.ref.job_id,
             DataRecord.id.between(held.span["first_id"], held.span["last_id"]),
+            func.cardinality(DataRecord.embedding) == 0,
         )
     columns = ("job_id", "stage", "record_id", "code", "message")
     found = select(
@@ -78,13 +80,6 @@ def list_chunk(session: Session, held: Claim, message: str) -> None:
         literal(message),
     ).where(DataRecord.id.in_(session.scalars(_lock_alive(is_of_chunk)).all()))
     session.execute(upsert(RecordFailure).from_select(columns, found).on_conflict_do_nothing())
-
-
-def _is_of_job(held: Claim) -> ColumnElement[bool]:
-    if "reembed" not in held.options:
-        return DataRecord.ingest_job_id == held.ref.job_id
-    job = select(IngestJob.project_id).where(IngestJob.id == held.ref.job_id)
-    return DataRecord.project_id == job.scalar_subquery()
 
 
 def forget_failures(session: Session, job_id: str, stage: str) -> None:

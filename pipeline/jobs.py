@@ -1,5 +1,6 @@
 """Jobs as people see them: listing, progress, cancelling, retrying."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,9 +16,9 @@ from pipeline.errors import ConflictError, InputError, NotFoundError
 from pipeline.failures import forget_failures
 from pipeline.states import ENDED, RUNNING, WAITING, change_status, job_table, lock_job
 from pipeline.uploads import find_upload
-from schemas.enums import ChunkState, JobKind, JobStatus, RecordType, Stage
+from schemas.enums import AnalysisScope, ChunkState, JobKind, JobStatus, RecordType, Stage
 from schemas.options import AnalysisOptions
-from schemas.own import WorkChunk, WorkJob, WorkStage
+from schemas.own import RecordFailure, WorkChunk, WorkJob, WorkStage
 from schemas.reference import AnalyticsJob, IngestJob, Project
 
 
@@ -249,12 +250,13 @@ def retry_job(session: Session, job_id: str, *, budget_usd: float | None = None)
     Raises:
         NotFoundError: there is no such job, or its upload was removed before it was loaded.
         InputError: the job is no analysis and so has no budget.
-        ConflictError: it is running or completed, the project has another active analysis, or the budget
-            is spent.
+        ConflictError: it is running or completed (then it says what takes up the records that failed), the
+            project has another active analysis, or the budget is spent.
     """
     kind, full_id, status = _lock_resolved(session, job_id)
     if status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
-        raise ConflictError(f"job {full_id} is {status}: only failed and cancelled ones are retried")
+        hint = _failed_records_hint(session, kind, full_id) if status is JobStatus.COMPLETED else ""
+        raise ConflictError(f"job {full_id} is {status}: only failed and cancelled ones are retried{hint}")
     stage = _unfinished_stage(session, full_id)
     if stage is None:
         raise ConflictError(f"job {full_id} is {status} and has no work on the ledger: submit it again")
@@ -269,6 +271,28 @@ def retry_job(session: Session, job_id: str, *, budget_usd: float | None = None)
         raise ConflictError("the project is being analyzed by another job: wait for its end") from error
     _reopen(session, stage)
     return full_id
+
+
+def _failed_records_hint(session: Session, kind: JobKind, job_id: str) -> str:
+    """Say what takes up the records that failed in a completed job; empty where none did."""
+    count = session.scalar(select(func.count()).where(RecordFailure.job_id == job_id))
+    if not count:
+        return ""
+    table = job_table(kind)
+    project = session.scalars(
+        select(Project.name).join(table, table.project_id == Project.id).where(table.id == job_id)
+    ).one()
+    command = f"opspipe vectorize {shlex.quote(project)}"
+    if kind is JobKind.ANALYTICS:
+        options = AnalysisOptions.model_validate(session.get_one(WorkJob, job_id).options)
+        command = f"opspipe analyze {shlex.quote(project)}"
+        if options.scope is not AnalysisScope.MISSING:
+            # A record that failed still has the result that this job was to replace.
+            command += f" --scope {options.scope}"
+        if options.likert:
+            command += " --likert"
+    records = "record" if count == 1 else "records"
+    return f". `{command}` takes up the {count} {records} that failed in it"
 
 
 def _set_budget(session: Session, kind: JobKind, job_id: str, budget_usd: float | None) -> None:

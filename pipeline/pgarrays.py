@@ -22,6 +22,7 @@ _LENGTH = struct.Struct(">i").pack
 # Types of elements and of their arrays: src/include/catalog/pg_type.dat.
 _SMALLINT, _SMALLINTS = 21, 1005
 _TEXT, _TEXTS = 25, 1009
+_XID, _XIDS = 28, 1011
 _DOUBLE, _DOUBLES = 701, 1022
 _UUID, _UUIDS = 2950, 2951
 _UUID_START = _LENGTH(16)
@@ -50,6 +51,10 @@ class PackedUuids(PackedArray):
     """A uuid[]."""
 
 
+class PackedXids(PackedArray):
+    """An xid[]."""
+
+
 class _PackedDumper(Dumper):
     format = Format.BINARY
 
@@ -73,11 +78,16 @@ class _UuidsDumper(_PackedDumper):
     oid = _UUIDS
 
 
+class _XidsDumper(_PackedDumper):
+    oid = _XIDS
+
+
 _DUMPERS: Sequence[tuple[type[PackedArray], type[_PackedDumper]]] = (
     (PackedSmallints, _SmallintsDumper),
     (PackedTexts, _TextsDumper),
     (PackedDoubles, _DoublesDumper),
     (PackedUuids, _UuidsDumper),
+    (PackedXids, _XidsDumper),
 )
 
 
@@ -104,6 +114,11 @@ def pack_uuids(values: Sequence[bytes]) -> PackedUuids:
 def pack_smallints(values: Sequence[int]) -> PackedSmallints:
     """Pack whole numbers of 16 bits."""
     return PackedSmallints(_pack_numbers(_SMALLINT, np.asarray(values), ">i2"))
+
+
+def pack_xids(values: Sequence[int]) -> PackedXids:
+    """Pack numbers of transactions, as a row's `xmin` gives them."""
+    return PackedXids(_pack_numbers(_XID, np.asarray(values), ">u4"))
 
 
 def pack_doubles(values: NDArray[np.floating[Any]]) -> PackedDoubles:

@@ -1,7 +1,6 @@
 """Projects: finding, making, and giving them guidelines."""
 
 import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -99,22 +98,19 @@ def load_guidelines(session: Session, project_id: str) -> Guidelines | None:
     return guidelines
 
 
-def current_guidelines(session: Session, project_id: str) -> Guidelines:
-    """Give a project's guidelines as they were read last; a PDF that nobody has read is read now.
+def current_guidelines(session: Session, project_id: str) -> Guidelines | None:
+    """Give the same as `load_guidelines`, without reading a PDF that was read before.
 
     Raises:
-        InputError: the project has none, or the stored PDF cannot be used.
+        InputError: as `load_guidelines`.
     """
     stored = session.scalar(select(Project.guidelines).where(Project.id == project_id))
-    if stored:
-        with suppress(NotFoundError):
-            return kept_guidelines(session, hashlib.sha256(decode_guidelines(stored)).hexdigest())
-    guidelines = load_guidelines(session, project_id)
-    if guidelines is None:
-        raise InputError(
-            "the project has no guidelines: store them with `opspipe guidelines PROJECT FILE.pdf`"
-        )
-    return guidelines
+    if not stored:
+        return None
+    try:
+        return kept_guidelines(session, hashlib.sha256(decode_guidelines(stored)).hexdigest())
+    except NotFoundError:
+        return load_guidelines(session, project_id)
 
 
 def kept_guidelines(session: Session, sha256: str) -> Guidelines:

@@ -224,13 +224,13 @@ class EmbeddingSpace(Base):
     model: Mapped[str] = mapped_column(String)
     # Null until the first embedding is stored.
     dimensions: Mapped[int | None]
-    # Models that had the project before and of which embeddings may still be there.
-    replaced_models: Mapped[list[str]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    # The job that had everything embedded anew, because the name may mean another model since; else empty.
+    generation: Mapped[str] = mapped_column(Text, server_default="")
     created_at: Mapped[CreatedMoment]
 
 
 class RecordEmbedding(Base):
-    """Which model made a record's embedding, and of which text: a digest of both finds equal texts again.
+    """Who made a record's embedding, and of which text: a digest of both finds equal texts again.
 
     No foreign key: it would be checked once per embedding. A row whose record is gone or has another text by
     now is found by nobody, and upkeep removes it.
@@ -238,9 +238,9 @@ class RecordEmbedding(Base):
 
     __tablename__ = "record_embeddings"
 
-    # The first 16 bytes of a SHA-256 over model and text (see `pipeline.embeddings`).
-    digest: Mapped[UUID] = mapped_column(primary_key=True)
     record_id: Mapped[Cuid] = mapped_column(primary_key=True)
+    # The first 16 bytes of a SHA-256 over maker and text (see `pipeline.embeddings`).
+    digest: Mapped[UUID] = mapped_column(index=True)
     # More than 1 where the text was longer than the model takes and was embedded in so many pieces.
     pieces: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
 

@@ -64,6 +64,8 @@ class Behaviour:
     longest_input: int = 0
     too_long_status: int = 400
     gives_usage: bool = True
+    # A token in so many characters.
+    chars_a_token: float = 4.0
     # USD a call, as OpenRouter says it.
     cost: float | None = None
     key_limit: float | None = None
@@ -267,11 +269,12 @@ class AiServer:
         if form == "base64" and not now.takes_base64:
             return now.refusal_status, _error("encoding_format must be float"), {}
         made = [_vector(entry, now.dimensions, form) for entry in texts]
-        tokens = sum(len(entry) for entry in texts) // 4
+        tokens = int(sum(len(entry) for entry in texts) / now.chars_a_token)
         if now.spoil is None:
             # Put together from what is made already: a fast server is part of the measure.
             items = b",".join(b'{"index":%d,"embedding":%b}' % item for item in enumerate(made))
             usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (tokens, tokens)
+            usage = usage if now.gives_usage else b"{}"
             return 200, b'{"object":"list","data":[%b],"usage":%b}' % (items, usage), {}
         data = [{"index": place, "embedding": orjson.loads(item)} for place, item in enumerate(made)]
         spoiled = now.spoil({"data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
@@ -292,7 +295,8 @@ class AiServer:
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if now.refusal:
             message |= {"content": None, "refusal": now.refusal}
-        usage: dict[str, Any] = {"prompt_tokens": len(said) // 4, "completion_tokens": 20}
+        tokens = int(len(said) / now.chars_a_token)
+        usage: dict[str, Any] = {"prompt_tokens": tokens, "completion_tokens": 20}
         if now.cost is not None:
             usage["cost"] = now.cost
         body = {"choices": [{"index": 0, "message": message, "finish_reason": now.finish_reason}]}

@@ -18,7 +18,7 @@ from pipeline.ai.http import InvalidAnswerError
 from pipeline.ai.loop import run
 from pipeline.ai.providers import close_providers, open_provider, require_models
 from pipeline.ai.settled import Settled
-from pipeline.ai.spending import list_spent, metered, read_spent
+from pipeline.ai.spending import Meter, list_spent, metered, read_spent
 from pipeline.ai.tokens import chars_within, guess_tokens
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Completion",
     "InvalidAnswerError",
     "Limits",
+    "Meter",
     "ModelInfo",
     "Prompt",
     "Provider",

@@ -11,10 +11,13 @@ import pybase64
 
 from pipeline.ai.base import Usage, Vectors
 from pipeline.ai.http import InvalidAnswerError, RefusedAnswerError
+from pipeline.ai.tokens import guess_tokens
 from pipeline.errors import AnswerError, FatalError
 
 _QUOTED_CHARS = 100
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+# Where a message holds what its model has written.
+_SPOKEN = ("reasoning_content", "reasoning", "content", "refusal")
 _THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
 
 
@@ -149,19 +152,42 @@ def _parse_object(content: str) -> dict[str, Any]:
     raise InvalidAnswerError(f"the model answered with no JSON object: {content.strip()[:_QUOTED_CHARS]!r}")
 
 
-def read_usage(body: Mapping[str, Any]) -> Usage:
-    """Read what a call has used; what the server does not say counts as 0, its cost as unknown."""
+def read_usage(body: Mapping[str, Any], model: str, sent: Sequence[str]) -> Usage:
+    """Read what a call has used; its cost is unknown where the server does not say.
+
+    Tokens that the server does not count are guessed from what was sent and what was answered: else nothing
+    would ever have a cost, and no budget an end.
+
+    Args:
+        body: the answer.
+        model: who answered.
+        sent: the texts that the call carried.
+    """
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    said = _said(body)
     total = _number(usage.get("total_tokens"))
-    output = _number(usage.get("completion_tokens"))
+    counted_output = _number(usage.get("completion_tokens"))
+    output = counted_output or (guess_tokens(said, model) if said else 0)
+    counted_input = _number(usage.get("prompt_tokens")) or max(total - output, 0)
     cost = usage.get("cost")
     return Usage(
         calls=1,
-        input_tokens=_number(usage.get("prompt_tokens")) or max(total - output, 0),
+        input_tokens=counted_input or sum(guess_tokens(text, model) for text in sent),
         output_tokens=output,
         cost_usd=float(cost) if isinstance(cost, int | float) and np.isfinite(cost) and cost >= 0 else None,
+        is_counted=counted_input > 0 and (counted_output > 0 or not said),
     )
+
+
+def _said(body: Mapping[str, Any]) -> str:
+    """Give all that a chat's answer holds, its thoughts too; of embeddings that is nothing."""
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return ""
+    return "".join(part for name in _SPOKEN if isinstance(part := message.get(name), str))
 
 
 def _number(value: object) -> int:

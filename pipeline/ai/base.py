@@ -21,12 +21,16 @@ class BudgetSpentError(FatalError):
 
 @dataclass(frozen=True)
 class Usage:
-    """What calls have used, as the server counts it; `cost_usd` is None where nobody knows a price."""
+    """What calls have used, as the server counts it; `cost_usd` is None where nobody knows a price.
+
+    `is_counted` is False where the server does not count and tokens are guessed.
+    """
 
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = None
+    is_counted: bool = True
 
     def __add__(self, other: "Usage") -> "Usage":
         known = [usage.cost_usd for usage in (self, other) if usage.cost_usd is not None]
@@ -35,6 +39,7 @@ class Usage:
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             sum(known) if known else None,
+            self.is_counted and other.is_counted,
         )
 
 

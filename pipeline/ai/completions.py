@@ -8,7 +8,7 @@ from pipeline.ai.base import Completion, Prompt, Provider
 from pipeline.ai.loop import run
 from pipeline.ai.retries import call_again
 from pipeline.ai.settled import Settled, work_on_all
-from pipeline.ai.tokens import guess_tokens
+from pipeline.ai.tokens import OVERHEAD_TOKENS, guess_tokens
 from pipeline.errors import PermanentError
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ async def _complete(provider: Provider, question: Question[T]) -> T:
 def _more_room(provider: Provider, prompt: Prompt) -> int:
     """Give twice the room for an answer, as far as the model has it: more would be refused."""
     context = provider.limits.llm_context
-    left = context - guess_tokens(prompt.system + prompt.user, provider.llm_model)
+    left = context - OVERHEAD_TOKENS - guess_tokens(prompt.system + prompt.user, provider.llm_model)
     return max(prompt.max_output_tokens, min(2 * prompt.max_output_tokens, left))
 
 

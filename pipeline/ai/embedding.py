@@ -177,7 +177,8 @@ class _Embedding:
         embedded = await call_again(
             self._provider, lambda: self._provider.embed(texts), lambda: self._provider.embed(["a text"])
         )
-        learn(self._model, texts, embedded.usage.input_tokens)
+        if embedded.usage.is_counted:
+            learn(self._model, texts, embedded.usage.input_tokens)
         dimensions = embedded.vectors.shape[1]
         self._dimensions = self._dimensions or dimensions
         if dimensions != self._dimensions:

@@ -1,28 +1,28 @@
 """Providers that speak OpenAI's API: any server at `ai_host`, and OpenRouter.
 
 How a server wants to be asked is found out by trying: embeddings in base64 or as numbers, answers held to a
-JSON schema or only asked for one. What worked is remembered as long as the process.
+JSON schema or only asked for one (see `pipeline.ai.forms`).
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import orjson
 
 from pipeline.ai.answers import read_object, read_usage, read_vectors
 from pipeline.ai.base import AiConfig, Balance, Completion, Embedded, Limits, ModelInfo, Prompt, Usage
+from pipeline.ai.forms import Forms
 from pipeline.ai.http import HttpServer, InvalidAnswerError, Json
 from pipeline.ai.spending import record_call
-from pipeline.errors import FatalError, PermanentError, ServerError
+from pipeline.ai.tokens import OVERHEAD_TOKENS, learn
+from pipeline.errors import FatalError
 
-T = TypeVar("T")
-
+_EMBEDDINGS, _CHAT = "embeddings", "chat"
 _EMBEDDING_FORMATS = ("base64", "float")
 _ANSWER_FORMATS = ("json_schema", "json_object", "text")
 _MODELS_SECONDS = 300.0
-_SERVER_FAULT = 500
 
 
 class OpenAiProvider:
@@ -43,7 +43,7 @@ class OpenAiProvider:
             setting=self.host_setting,
             key_setting=self.key_setting,
         )
-        self._formats: dict[tuple[str, str], str] = {}
+        self._forms: dict[tuple[str, str], Forms] = {}
         self._models: tuple[float, Sequence[ModelInfo]] = (float("-inf"), ())
 
     @property
@@ -82,12 +82,10 @@ class OpenAiProvider:
 
         async def ask(form: str) -> Embedded:
             body = {"model": model, "input": list(texts), "encoding_format": form}
-            answer = await self._server.post(
-                "/embeddings", body, model=model, account=lambda found: self._account(found, self._embedding)
-            )
-            return Embedded(read_vectors(answer, len(texts)), self._usage(answer, self._embedding))
+            answer, usage = await self._call("/embeddings", body, self._embedding, texts)
+            return Embedded(read_vectors(answer, len(texts)), usage)
 
-        return await self._ask("embeddings", model, _EMBEDDING_FORMATS, ask)
+        return await self._forms_of(_EMBEDDINGS, model).ask(tuple(texts), ask)
 
     async def complete(self, prompt: Prompt) -> Completion:
         """Answer a prompt in one call.
@@ -98,15 +96,14 @@ class OpenAiProvider:
         model = _require(self.llm_model, "llm_model")
 
         async def ask(form: str) -> Completion:
-            answer = await self._server.post(
-                "/chat/completions",
-                self._chat(model, prompt, form),
-                model=model,
-                account=lambda found: self._account(found, self._llm),
-            )
-            return Completion(read_object(answer), self._usage(answer, self._llm))
+            body = self._chat(model, prompt, form)
+            sent = [message["content"] for message in body["messages"]]
+            answer, usage = await self._call("/chat/completions", body, self._llm, sent)
+            if usage.is_counted:
+                learn(model, sent, usage.input_tokens, overhead=OVERHEAD_TOKENS)
+            return Completion(read_object(answer), usage)
 
-        return await self._ask("chat", model, _ANSWER_FORMATS, ask)
+        return await self._forms_of(_CHAT, model).ask((prompt.system, prompt.user), ask)
 
     def _chat(self, model: str, prompt: Prompt, form: str) -> dict[str, Any]:
         schema = prompt.schema
@@ -129,41 +126,27 @@ class OpenAiProvider:
         ]
         return body
 
-    async def _ask(
-        self, kind: str, model: str, forms: Sequence[str], ask: Callable[[str], Awaitable[T]]
-    ) -> T:
-        """Ask in the form that is known to work; else in each, until one does.
+    def _forms_of(self, kind: str, model: str) -> Forms:
+        if (kind, model) not in self._forms:
+            # Answers are dear: one question finds out for those beside it. Vectors are not worth the wait.
+            is_chat = kind == _CHAT
+            forms = _ANSWER_FORMATS if is_chat else _EMBEDDING_FORMATS
+            self._forms[kind, model] = Forms(forms, is_tried_alone=is_chat)
+        return self._forms[kind, model]
 
-        Where none works the input is at fault and not the form: nothing is remembered.
-        """
-        known = self._formats.get((kind, model))
-        if known is not None:
-            return await ask(known)
-        first: PermanentError | ServerError | None = None
-        for form in forms:
-            try:
-                answer = await ask(form)
-            except PermanentError as error:
-                # A server that does not know the form may refuse it, or take no notice and answer in its own.
-                if not (error.code.startswith("HTTP_") or isinstance(error, InvalidAnswerError)):
-                    raise
-                first = first or error
-            except ServerError as error:
-                if error.status != _SERVER_FAULT:
-                    raise
-                first = first or error
-            else:
-                self._formats[kind, model] = form
-                return answer
-        if first is None:
-            raise FatalError(f"there is no form to ask {model} in")
-        raise first
+    async def _call(
+        self, path: str, body: Mapping[str, Any], prices: ModelInfo, sent: Sequence[str]
+    ) -> tuple[Json, Usage]:
+        """Make a call, and count what it has used before the next may begin."""
 
-    async def _account(self, answer: Json, prices: ModelInfo) -> None:
-        await record_call(prices.name, self._usage(answer, prices))
+        async def account(found: Json) -> None:
+            await record_call(prices.name, self._usage(found, prices, sent))
 
-    def _usage(self, answer: Json, prices: ModelInfo) -> Usage:
-        usage = read_usage(answer)
+        answer = await self._server.post(path, body, model=prices.name, account=account)
+        return answer, self._usage(answer, prices, sent)
+
+    def _usage(self, answer: Json, prices: ModelInfo, sent: Sequence[str]) -> Usage:
+        usage = read_usage(answer, prices.name, sent)
         if usage.cost_usd is not None or prices.input_price is None:
             return usage
         if prices.output_price is None and usage.output_tokens:

@@ -84,9 +84,10 @@ class Meter:
     def transaction(self) -> Iterator[Session]:
         """Open a transaction as `pipeline.database` does, which takes along what was counted, at its end.
 
-        What is rolled back counts as not written.
+        What is rolled back counts as not written. A commit whose answer was lost is asked after, so that
+        nothing is counted twice.
         """
-        with self._handing_over() as unwritten, transaction() as session:
+        with self._handing_over() as unwritten, transaction(is_sure=True) as session:
             yield session
             # Last, because others wait for these rows until the transaction ends.
             self._add(session, unwritten)

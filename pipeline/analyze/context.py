@@ -4,12 +4,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class AnalysisContext(BaseModel):
-    """The guidelines that all records of one analysis are held against.
+    """The project that is analyzed.
 
-    Provider and model are not here: a chunk takes those that are set when it begins.
+    Provider, model and guidelines are not here: a chunk takes those that are set when it begins, so that one
+    that is taken up again later does not judge by what was replaced.
     """
 
     model_config = ConfigDict(frozen=True)
 
     project_id: str
-    guidelines_sha256: str

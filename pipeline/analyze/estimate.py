@@ -9,7 +9,7 @@ from pipeline.analyze.needs import Extent, Needs, measure
 from pipeline.analyze.prompts import alignment_prompt, likert_prompt
 from pipeline.analyze.reviewers import open_reviewer, room_beside
 from pipeline.analyze.start import require_guidelines
-from pipeline.errors import FatalError
+from pipeline.errors import FatalError, InputError
 from pipeline.guidelines import Guidelines
 from pipeline.projects import current_guidelines
 from pipeline.system_settings import read_ai_config
@@ -64,6 +64,8 @@ def measure_analysis(session: Session, project_id: str, options: AnalysisOptions
     """
     require_guidelines(session, project_id)
     guidelines = current_guidelines(session, project_id)
+    if guidelines is None:
+        raise InputError("the project's guidelines were removed at this moment: store them again")
     provider = open_provider(read_ai_config(session))
     needs = Needs(project_id, guidelines.sha256, open_reviewer(provider), options)
     return Measured(provider, guidelines, measure(session, needs))

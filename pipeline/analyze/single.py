@@ -14,7 +14,7 @@ from pipeline.analyze.reviewers import open_reviewer
 from pipeline.analyze.start import require_guidelines
 from pipeline.analyze.texts import read_record_texts
 from pipeline.database import transaction
-from pipeline.errors import NotFoundError
+from pipeline.errors import InputError, NotFoundError
 from pipeline.guidelines import Guidelines
 from pipeline.locks import alone
 from pipeline.projects import current_guidelines
@@ -103,8 +103,11 @@ def _read_terms(session: Session, record_id: str) -> _Terms:
     if project_id is None:
         raise NotFoundError(f"there is no record {record_id!r}")
     require_guidelines(session, project_id)
+    guidelines = current_guidelines(session, project_id)
+    if guidelines is None:
+        raise InputError("the project's guidelines were removed at this moment: store them again")
     provider = open_provider(read_ai_config(session))
-    return _Terms(project_id, current_guidelines(session, project_id), provider, open_reviewer(provider))
+    return _Terms(project_id, guidelines, provider, open_reviewer(provider))
 
 
 def _read_wanted(session: Session, record_id: str, terms: _Terms) -> Wanted:

@@ -30,7 +30,7 @@ def read_record_texts(
     if space is not None and space.model == model:
         is_own = exists().where(
             RecordEmbedding.record_id == DataRecord.id,
-            RecordEmbedding.digest == func.opspipe_embedding_digest(model, DataRecord.content),
+            RecordEmbedding.digest == func.opspipe_embedding_digest(space.maker, DataRecord.content),
         )
         # Other clients write to the same column.
         is_as_long = func.cardinality(DataRecord.embedding) == space.dimensions

@@ -7,15 +7,17 @@ from sqlalchemy import exists, select, text
 from sqlalchemy.orm import Session
 
 from pipeline import flow
-from pipeline.ai import Settled, TextVector, embed_texts, metered, open_provider
-from pipeline.database import transaction
+from pipeline.ai import Meter, Settled, TextVector, embed_texts, metered, open_provider
+from pipeline.database import retried, transaction
 from pipeline.embeddings import (
     IS_PENDING,
     Digest,
+    Known,
+    Space,
     digest_text,
     find_embedded,
-    require_dimensions,
     require_model,
+    require_space,
 )
 from pipeline.errors import TransientError
 from pipeline.failures import Failure, list_failures
@@ -30,8 +32,8 @@ from schemas.own import WorkChunk
 _WAIT_SECONDS = 1.0
 
 _PENDING = """
-    SELECT record.id, record.content FROM data_records AS record
-    WHERE {condition} AND {span} AND {is_pending} ORDER BY record.id
+    SELECT record.id, record.content, record.xmin::text AS version FROM data_records AS record
+    WHERE {condition} AND {span} AND {is_pending} ORDER BY record.id LIMIT :most
 """
 _IN_RANGE = "record.id BETWEEN :first_id AND :last_id"
 _IN_LIST = "record.id = ANY(:ids)"
@@ -39,27 +41,31 @@ _IN_LIST = "record.id = ANY(:ids)"
 
 @dataclass(frozen=True)
 class _Work:
-    """What a chunk found to do: its pending records, and which of their texts are embedded already."""
+    """What a chunk found to do: its pending records, and which of their texts are embedded already.
+
+    `versions` are the rows' `xmin`s, which tell whether a row has changed since.
+    """
 
     scope: Scope
-    model: str
+    space: Space
     records: Mapping[str, str]
+    versions: Mapping[str, int]
     digests: Mapping[str, Digest]
-    sources: Mapping[Digest, str]
+    known: Known
 
     @property
     def copies(self) -> list[tuple[str, str, Digest]]:
         """The records whose texts are embedded already, each with the record to copy from."""
         return [
-            (record_id, self.sources[digest], digest)
+            (record_id, self.known.sources[digest], digest)
             for record_id, digest in self.digests.items()
-            if digest in self.sources
+            if digest in self.known.sources
         ]
 
     @property
     def new_ids(self) -> list[str]:
         """The records whose texts are to be embedded."""
-        return [record_id for record_id, digest in self.digests.items() if digest not in self.sources]
+        return [record_id for record_id, digest in self.digests.items() if digest not in self.known.sources]
 
 
 @dataclass
@@ -88,12 +94,13 @@ def vectorize_chunk(held: Claim) -> None:
     ids = work.new_ids
     with metered(held.ref.job_id, held.ref.stage) as meter:
         settled = embed_texts(provider, [work.records[record_id] for record_id in ids])
-        with meter.transaction() as session:
-            is_left = _keep(session, held, work, settled)
+        is_left = retried(lambda: _store(meter, held, work, settled))
     if settled.stopped_by is not None:
         raise settled.stopped_by
     if is_left:
-        raise TransientError("records have changed while they were embedded", retry_after=0.0)
+        raise TransientError(
+            "records or their project have changed while they were embedded", retry_after=0.0
+        )
 
 
 def _find_work(session: Session, held: Claim, scope: Scope, model: str) -> _Work:
@@ -101,16 +108,17 @@ def _find_work(session: Session, held: Claim, scope: Scope, model: str) -> _Work
     question = _PENDING.format(
         condition=scope.condition, span=_IN_LIST if "ids" in span else _IN_RANGE, is_pending=IS_PENDING
     )
-    records = {row[0]: row[1] for row in session.execute(text(question), {**scope.parameters, **span})}
+    # What became pending since the plan, within a range, is nobody's of this job.
+    parameters = {**scope.parameters, **span, "most": held.record_count}
+    rows = session.execute(text(question), parameters).all()
     space = require_model(session, scope.project_id, model)
-    digests = {record_id: digest_text(model, content) for record_id, content in records.items()}
-    sources: dict[Digest, str] = {}
-    if space.dimensions is not None:
-        texts = {digests[record_id]: content for record_id, content in records.items()}
-        sources = find_embedded(session, texts, dimensions=space.dimensions)
-    if held.span.get("is_repeated") and len(sources) < len(set(digests.values())):
+    records = {row.id: row.content for row in rows}
+    digests = {record_id: digest_text(space.maker, content) for record_id, content in records.items()}
+    texts = {digests[record_id]: content for record_id, content in records.items()}
+    known = find_embedded(session, texts, dimensions=space.dimensions)
+    if held.span.get("is_repeated") and len(known.sources) < len(texts):
         _wait_for_first_texts(session, held)
-    return _Work(scope, model, records, digests, sources)
+    return _Work(scope, space, records, {row.id: int(row.version) for row in rows}, digests, known)
 
 
 def _wait_for_first_texts(session: Session, held: Claim) -> None:
@@ -133,30 +141,37 @@ def _wait_for_first_texts(session: Session, held: Claim) -> None:
         )
 
 
+def _store(meter: Meter, held: Claim, work: _Work, settled: Settled[TextVector]) -> bool:
+    """Store what was found, in one transaction; tells whether records are left to be worked on."""
+    with meter.transaction() as session:
+        return _keep(session, held, work, settled)
+
+
 def _keep(session: Session, held: Claim, work: _Work, settled: Settled[TextVector]) -> bool:
-    """Store what was found; tells whether records are left to be worked on."""
     ids = work.new_ids
     outcome = _Outcome(
         embedded={ids[place]: found for place, found in settled.results.items()},
         failures=[Failure(ids[place], error) for place, error in settled.failures.items()],
     )
-    copies = work.copies
-    if outcome.embedded:
-        first = next(iter(outcome.embedded.values()))
-        require_dimensions(session, work.scope.project_id, work.model, len(first.vector))
-    elif copies:
-        require_model(session, work.scope.project_id, work.model)
-    outcome.copied = copy_embeddings(session, copies)
-    _write(session, work, outcome.embedded)
+    dimensions = next((len(found.vector) for found in outcome.embedded.values()), work.known.dimensions)
+    if dimensions is not None and (outcome.embedded or work.copies):
+        if not require_space(session, work.scope.project_id, work.space, dimensions):
+            return True
+        outcome.copied = copy_embeddings(session, work.copies, dimensions=dimensions)
+        for record_id in _write(session, work, outcome.embedded):
+            del outcome.embedded[record_id]
     return _finish(session, held, work, settled, outcome)
 
 
-def _write(session: Session, work: _Work, embedded: Mapping[str, TextVector]) -> None:
-    if embedded:
-        origins = [
-            Origin(record_id, work.digests[record_id], found.pieces) for record_id, found in embedded.items()
-        ]
-        write_embeddings(session, origins, [found.vector for found in embedded.values()])
+def _write(session: Session, work: _Work, embedded: Mapping[str, TextVector]) -> set[str]:
+    if not embedded:
+        return set()
+    origins = [
+        Origin(record_id, work.versions[record_id], work.digests[record_id], found.pieces)
+        for record_id, found in embedded.items()
+    ]
+    vectors = [found.vector for found in embedded.values()]
+    return write_embeddings(session, origins, vectors, maker=work.space.maker)
 
 
 def _finish(

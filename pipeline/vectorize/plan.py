@@ -29,12 +29,12 @@ _PENDING = """
     FROM data_records AS record
     WHERE {condition} AND {is_pending}
 """
-# A chunk is a range of ids where no repeated text lies between, else a list of ids.
+# A chunk is a range of ids where no other record can lie between, else a list of ids.
 _FIRST_TEXTS = """
     SELECT
         min(id) AS first_id, max(id) AS last_id, count(*) FILTER (WHERE NOT is_repeated) AS record_count,
-        CASE WHEN bool_or(is_repeated) THEN array_agg(id ORDER BY id) FILTER (WHERE NOT is_repeated) END AS
-        ids
+        CASE WHEN :is_of_project OR bool_or(is_repeated)
+            THEN array_agg(id ORDER BY id) FILTER (WHERE NOT is_repeated) END AS ids
     FROM (
         SELECT id, is_repeated,
             (count(*) FILTER (WHERE NOT is_repeated) OVER (ORDER BY id) - 1) / :size AS number
@@ -43,6 +43,16 @@ _FIRST_TEXTS = """
     GROUP BY number ORDER BY number
 """
 _REPEATED_TEXTS = "SELECT id FROM ({pending}) AS pending WHERE is_repeated ORDER BY id"
+
+
+# Records that their own job is going to embed are left to it: nothing is paid for twice.
+_OF_NOBODY = """
+    AND (record."ingestJobId" IS NULL OR record."ingestJobId" NOT IN (
+        SELECT job.id FROM ingest_jobs AS job JOIN work_jobs AS work ON work.ingest_job_id = job.id
+        WHERE job."projectId" = :project_id AND job.status IN ('PENDING', 'PROCESSING', 'QUEUED_FOR_VEC')
+            AND CAST(work.options ->> 'embed' AS boolean)
+    ))
+"""
 
 
 def plan_vectorize(held: Claim) -> None:
@@ -58,17 +68,21 @@ def plan_vectorize(held: Claim) -> None:
     provider = open_provider(config)
     run(require_models(provider, embedding=True, llm=False))
     if is_of_project(held):
-        forget_outdated(scope.project_id, provider.embedding_model, is_all=bool(held.options["reembed"]))
+        generation = held.ref.job_id if held.options["reembed"] else ""
+        forget_outdated(scope.project_id, provider.embedding_model, generation=generation)
     size = get_settings().embed_batch * (1 if provider.name == "local" else _CALLS_A_CHUNK)
     with transaction() as session:
         enter_space(session, scope.project_id, provider.embedding_model)
-        flow.finish_plan(session, held, list(_chunks(session, scope, size)))
+        chunks = _chunks(session, scope, size, is_of_project=is_of_project(held))
+        flow.finish_plan(session, held, list(chunks))
 
 
-def _chunks(session: Session, scope: Scope, size: int) -> Iterator[PlannedChunk]:
-    pending = _PENDING.format(condition=scope.condition, is_pending=IS_PENDING)
-    first = session.execute(text(_FIRST_TEXTS.format(pending=pending)), {**scope.parameters, "size": size})
-    for row in first:
+def _chunks(session: Session, scope: Scope, size: int, *, is_of_project: bool) -> Iterator[PlannedChunk]:
+    condition = scope.condition + (_OF_NOBODY if is_of_project else "")
+    pending = _PENDING.format(condition=condition, is_pending=IS_PENDING)
+    question = text(_FIRST_TEXTS.format(pending=pending))
+    parameters = {**scope.parameters, "size": size, "is_of_project": is_of_project}
+    for row in session.execute(question, parameters):
         span = {"ids": row.ids} if row.ids else {"first_id": row.first_id, "last_id": row.last_id}
         yield PlannedChunk(span, row.record_count)
     repeated = session.scalars(text(_REPEATED_TEXTS.format(pending=pending)), scope.parameters).all()

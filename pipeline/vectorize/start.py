@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
@@ -33,21 +33,26 @@ def start_vectorization(session: Session, project_id: str, *, is_all: bool = Fal
 
     Raises:
         InputError: the project has no records.
-        ConflictError: such a job of the project is running; names it.
+        ConflictError: a job is embedding records of the project; names it.
     """
-    # One at a time: two would embed the same records.
+    # One at a time: two would embed, and pay for, the same records.
     session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
     running = session.scalar(
         select(IngestJob.id)
         .join(WorkJob, WorkJob.ingest_job_id == IngestJob.id)
         .where(
             IngestJob.project_id == project_id,
-            IngestJob.status.in_(UNFINISHED),
-            WorkJob.options.has_key("reembed"),
+            or_(
+                IngestJob.status.in_([JobStatus.QUEUED_FOR_VEC, JobStatus.VECTORIZING]),
+                and_(IngestJob.status.in_(UNFINISHED), WorkJob.options.has_key("reembed")),
+            ),
         )
     )
     if running is not None:
-        raise ConflictError(f"the project is being embedded already by job {running}", job_id=running)
+        raise ConflictError(
+            f"job {running} is embedding records of the project already: wait for its end, or cancel it",
+            job_id=running,
+        )
     job_id = new_cuid()
     session.add(
         IngestJob(

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from pipeline.ai import Vectors
 from pipeline.database import driver_connection
 from pipeline.embeddings import IS_PENDING, Digest
-from pipeline.pgarrays import pack_doubles, pack_smallints, pack_texts, pack_uuids, takes_packed
+from pipeline.pgarrays import pack_doubles, pack_smallints, pack_texts, pack_uuids, pack_xids, takes_packed
 
 # A larger parameter is slower: it falls out of the processor's caches.
 _STATEMENT_BYTES = 4 * 1024**2
@@ -22,8 +22,12 @@ _ELEMENT_BYTES = 12
 # A few hundred records are looked up one by one: the planner would read a table of some 10,000 whole.
 _LOOK_UP = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 
+_REPLACE = "ON CONFLICT (record_id) DO UPDATE SET digest = excluded.digest, pieces = excluded.pieces"
+
 # The array is a parameter and no column of a subquery: a row of a plan is copied with all that it holds.
-# What an embedding was made of is kept in the same statement, and only of the records that got one.
+# What an embedding was made of is kept in the same statement, and only of the records that got one. A text
+# that has changed meanwhile gets none: it is hashed only where the row has changed, because that takes longer
+# than all else.
 _WRITE = f"""
     WITH written AS (
         UPDATE data_records AS record
@@ -31,13 +35,19 @@ _WRITE = f"""
                 (part.place - 1) * %(dimensions)b + 1 : part.place * %(dimensions)b
             ],
             "updatedAt" = now() AT TIME ZONE 'utc'
-        FROM unnest(%(ids)b::text[], %(digests)b::uuid[], %(pieces)b::smallint[])
-            WITH ORDINALITY AS part (id, digest, pieces, place)
-        WHERE record.id = part.id AND {IS_PENDING}
+        FROM unnest(%(ids)b::text[], %(versions)b::xid[], %(digests)b::uuid[], %(pieces)b::smallint[])
+            WITH ORDINALITY AS part (id, version, digest, pieces, place)
+        WHERE record.id = part.id AND {IS_PENDING} AND (
+            record.xmin = part.version
+            OR opspipe_embedding_digest(%(maker)s, record.content) = part.digest
+        )
         RETURNING record.id, part.digest, part.pieces
     )
-    INSERT INTO record_embeddings (digest, record_id, pieces)
-    SELECT digest, id, pieces FROM written ORDER BY digest ON CONFLICT DO NOTHING
+    INSERT INTO record_embeddings (record_id, digest, pieces)
+    SELECT id, digest, pieces FROM written ORDER BY id {_REPLACE}
+"""  # noqa: S608 - put together from constants
+_LEFT = f"""
+    SELECT record.id FROM data_records AS record WHERE record.id = ANY(%(ids)b) AND {IS_PENDING}
 """  # noqa: S608 - put together from constants
 _COPY = f"""
     WITH written AS (
@@ -45,27 +55,34 @@ _COPY = f"""
         SET embedding = source.embedding, "updatedAt" = now() AT TIME ZONE 'utc'
         FROM unnest(%(ids)b::text[], %(sources)b::text[], %(digests)b::uuid[])
             AS pair (id, source_id, digest)
+        JOIN record_embeddings AS known ON known.record_id = pair.source_id AND known.digest = pair.digest
         JOIN data_records AS source ON source.id = pair.source_id
         WHERE record.id = pair.id AND {IS_PENDING}
-            AND cardinality(source.embedding) > 0 AND source.content = record.content
-        RETURNING record.id, pair.digest
+            AND cardinality(source.embedding) = %(dimensions)s AND source.content = record.content
+        RETURNING record.id, pair.digest, known.pieces
     ), noted AS (
-        INSERT INTO record_embeddings (digest, record_id, pieces)
-        SELECT digest, id, 1 FROM written ORDER BY digest ON CONFLICT DO NOTHING
+        INSERT INTO record_embeddings (record_id, digest, pieces)
+        SELECT id, digest, pieces FROM written ORDER BY id {_REPLACE}
     )
     SELECT id FROM written
 """  # noqa: S608 - put together from constants
 
 
 class Origin(NamedTuple):
-    """What a record's embedding is made of: its text's digest (see `pipeline.embeddings`), in pieces."""
+    """What a record's embedding is made of: its text's digest (see `pipeline.embeddings`), in pieces.
+
+    `version` is the row's `xmin` when the text was read.
+    """
 
     record_id: str
+    version: int
     digest: Digest
     pieces: int = 1
 
 
-def write_embeddings(session: Session, origins: Sequence[Origin], vectors: Sequence[Vectors]) -> None:
+def write_embeddings(
+    session: Session, origins: Sequence[Origin], vectors: Sequence[Vectors], *, maker: str
+) -> set[str]:
     """Write the embeddings of records that have none, and what they are made of.
 
     Records that are gone, or have an embedding by now, are left alone.
@@ -74,29 +91,41 @@ def write_embeddings(session: Session, origins: Sequence[Origin], vectors: Seque
         session: the transaction to do it in.
         origins: n records.
         vectors: their embeddings, n of shape (dimensions,).
+        maker: who made them (`Space.maker`).
+
+    Returns:
+        The ids of records that are still pending, because their text is another by now.
     """
+    left: set[str] = set()
     dimensions = len(vectors[0])
     rows = max(1, _STATEMENT_BYTES // (dimensions * _ELEMENT_BYTES))
     with takes_packed(driver_connection(session).cursor()) as cursor:
         cursor.execute(_LOOK_UP)
         for start in range(0, len(origins), rows):
-            ids, digests, pieces = zip(*origins[start : start + rows], strict=True)
+            ids, versions, digests, pieces = zip(*origins[start : start + rows], strict=True)
             values = {
                 "ids": pack_texts(ids),
+                "versions": pack_xids(versions),
                 "digests": pack_uuids(digests),
                 "pieces": pack_smallints(pieces),
                 "numbers": pack_doubles(np.stack(vectors[start : start + rows])),
                 "dimensions": dimensions,
+                "maker": maker,
             }
-            cursor.execute(_WRITE, values, prepare=True)
+            if cursor.execute(_WRITE, values, prepare=True).rowcount < len(ids):
+                left.update(row[0] for row in cursor.execute(_LEFT, {"ids": pack_texts(ids)}))
+    return left
 
 
-def copy_embeddings(session: Session, sources: Sequence[tuple[str, str, Digest]]) -> set[str]:
+def copy_embeddings(
+    session: Session, sources: Sequence[tuple[str, str, Digest]], *, dimensions: int
+) -> set[str]:
     """Give records the embeddings of others with the same text, within the database.
 
     Args:
         session: the transaction to do it in.
         sources: a record, the one that has its embedding, and their text's digest.
+        dimensions: how long the embeddings are.
 
     Returns:
         The ids that were written; of the others the source has changed or gone meanwhile, or they have.
@@ -106,5 +135,5 @@ def copy_embeddings(session: Session, sources: Sequence[tuple[str, str, Digest]]
     ids, source_ids, digests = zip(*sources, strict=True)
     with takes_packed(driver_connection(session).cursor()) as cursor:
         values = {"ids": pack_texts(ids), "sources": pack_texts(source_ids), "digests": pack_uuids(digests)}
-        cursor.execute(_COPY, values)
+        cursor.execute(_COPY, {**values, "dimensions": dimensions})
         return {row[0] for row in cursor}

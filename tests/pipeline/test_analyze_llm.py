@@ -7,9 +7,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline.ai import guess_tokens
 from pipeline.ai.answers import read_usage
 from pipeline.analyze.prompts import ALIGNMENT_VERSION
 from pipeline.database import transaction
+from pipeline.errors import ConflictError
 from pipeline.projects import ProjectRef, load_guidelines
 from pipeline.system_settings import write_setting
 from schemas.enums import JobStatus
@@ -122,8 +124,10 @@ def test_an_answer_of_no_use_is_never_stored_and_costs_no_other_record_its_own(
 
 
 def test_a_number_of_tokens_that_no_call_can_have_is_not_believed() -> None:
-    usage = read_usage({"usage": {"prompt_tokens": 2**40, "completion_tokens": -3, "cost": 1e400}})
-    assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (0, 0, None)
+    said = {"usage": {"prompt_tokens": 2**40, "completion_tokens": -3, "cost": 1e400}}
+    usage = read_usage(said, "chatter", ["a question"])
+    assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (guess_tokens("a question"), 0, None)
+    assert not usage.is_counted
 
 
 def test_a_job_without_one_good_answer_has_failed_and_says_why(
@@ -139,6 +143,34 @@ def test_a_job_without_one_good_answer_has_failed_and_says_why(
     assert retry(job.id).status == JobStatus.COMPLETED
     assert number_of(session, "alignments") == 3
     assert number_of(session, "record_failures") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, "opspipe analyze demo"),
+        ({"scope": "stale", "likert": True}, "opspipe analyze demo --scope stale --likert"),
+    ],
+)
+def test_the_failed_records_of_a_completed_analysis_are_taken_up_by_the_command_that_its_refusal_names(
+    *,
+    session: Session,
+    guided: ProjectRef,
+    load: Load,
+    use_ai_server: AiServer,
+    options: dict[str, object],
+    command: str,
+) -> None:
+    load(stories(4))
+    use_ai_server.behaviour.chat = lambda said: "no" if story_of(said) == 2 else answer_well(said)
+    job = analyze(session, guided, **options)
+    assert (job.status, job.stages[0].failed) == (JobStatus.COMPLETED, 1)
+    with pytest.raises(ConflictError, match=f"`{command}` takes up the 1 record that failed"):
+        retry(job.id)
+    use_ai_server.behaviour.chat = answer_well
+    again = analyze(session, guided, **options)
+    assert (again.status, again.total_records) == (JobStatus.COMPLETED, 1)
+    assert number_of(session, "alignments") == 4
 
 
 def test_what_an_answer_of_no_use_has_cost_is_counted_and_the_next_is_taken(
@@ -171,7 +203,8 @@ def test_an_answer_that_was_cut_is_given_more_room_but_no_more_than_the_model_ha
     assert [row["code"] for row in rows(session, "SELECT code FROM record_failures")] == ["TRUNCATED_ANSWER"]
     rooms, prompt = use_ai_server.seen.rooms, use_ai_server.seen.prompts[0]
     assert rooms[:2] == [1_000, 2_000]
-    assert 2_000 < rooms[2] <= 4_096 - len(prompt) // 3
+    # What a chat's form adds has its room as well.
+    assert 2_000 < rooms[2] <= 4_096 - len(prompt) // 3 - 250
 
 
 def test_a_record_that_is_deleted_while_it_is_judged_leaves_nothing_behind(

@@ -130,3 +130,19 @@ def test_a_given_database_is_never_upgraded_unasked(empty: Engine) -> None:
     assert current_revision(empty) is None
     ensure_schema(empty, may_upgrade=True)
     ensure_schema(empty, may_upgrade=False)
+
+
+def test_a_record_with_several_origins_keeps_none_of_them(empty: Engine) -> None:
+    upgrade(empty)
+    downgrade(empty, "0004")
+    _run(
+        empty,
+        """
+        INSERT INTO record_embeddings (digest, record_id) VALUES
+            (gen_random_uuid(), 'one'), (gen_random_uuid(), 'two'), (gen_random_uuid(), 'two')
+        """,
+    )
+    upgrade(empty)
+    with empty.connect() as connection:
+        assert list(connection.scalars(text("SELECT record_id FROM record_embeddings"))) == ["one"]
+    assert check(empty) == []

@@ -27,7 +27,7 @@ from tests.pipeline.analyses import Load, analyze, csv_of, rows, work
 RECORD = "the translation of medical leaflets into plain language for patients"
 OTHER_RECORD = "the delivery of parcels to customers abroad by ship"
 # In tokens: only a few passages fit.
-ROOM = 130
+ROOM = 250
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ def shown(prompt: str) -> list[int]:
 def test_a_model_is_shown_a_sample_that_is_spread_over_time_and_always_the_same(
     session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
 ) -> None:
+    write_setting(session, "llm_context", "8192")
+    session.commit()
     run_all(submit(csv(1_000)))
     report = analyze_trends(project.id, RecordType.TASK)
     assert kept(session) == report.to_markdown()

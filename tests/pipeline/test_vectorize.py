@@ -204,6 +204,28 @@ def test_a_retry_takes_up_the_failed_records_and_counts_each_once(
     assert session.scalar(text("SELECT count(*) FROM record_failures")) == 1
 
 
+def test_the_failed_records_of_a_completed_job_are_taken_up_by_the_command_that_its_refusal_names(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    use_ai_server.behaviour.poison = {'number 7"': 400}
+    submission = submit(CSV, embed=True)
+    run_all(submission)
+    use_ai_server.behaviour.poison = {}
+    with transaction() as opened, pytest.raises(ConflictError) as refused:
+        retry_job(opened, submission.job_id)
+    said = (
+        "is COMPLETED: only failed and cancelled ones are retried. `opspipe vectorize demo` takes up the 1 "
+    )
+    assert said in str(refused.value)
+    started = start_vectorization(session, project.id)
+    session.commit()
+    _run([started.plan])
+    assert all(_embeddings(session).values())
+    # Where nothing failed there is nothing to take up.
+    with transaction() as opened, pytest.raises(ConflictError, match=r"retried$"):
+        retry_job(opened, started.job_id)
+
+
 def test_the_records_of_a_batch_that_is_given_up_are_listed(
     session: Session, submit: Submit, run_all: RunAll, monkeypatch: pytest.MonkeyPatch
 ) -> None:

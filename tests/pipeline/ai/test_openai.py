@@ -16,9 +16,11 @@ from pipeline.ai import (
     Prompt,
     Provider,
     Vectors,
+    guess_tokens,
     require_models,
     run,
 )
+from pipeline.ai.answers import read_usage
 from pipeline.errors import FatalError, PermanentError, PipelineError
 from tests.ai_server import AiServer, vector_of
 
@@ -136,88 +138,6 @@ def test_vectors_of_single_tokens_stop_the_job_and_say_how_to_start_the_server(
     assert "--pooling mean" in str(error)
 
 
-def test_base64_is_tried_once_and_then_numbers_are_asked_for(
-    ai_server: AiServer, make_provider: MakeProvider
-) -> None:
-    ai_server.behaviour.takes_base64 = False
-    provider = make_provider()
-    for _ in range(3):
-        assert np.allclose(_embed(provider), _expected())
-    assert _forms(ai_server) == ["base64", "float", "float", "float"]
-
-
-@pytest.mark.parametrize("status", [400, 422, 500])
-def test_a_form_that_is_refused_in_any_way_is_given_up(
-    ai_server: AiServer, make_provider: MakeProvider, status: int
-) -> None:
-    ai_server.behaviour.takes_base64, ai_server.behaviour.refusal_status = False, status
-    provider = make_provider()
-    _embed(provider)
-    _embed(provider)
-    assert _forms(ai_server) == ["base64", "float", "float"]
-
-
-def test_an_input_that_is_refused_in_every_form_says_nothing_of_the_forms(
-    ai_server: AiServer, make_provider: MakeProvider
-) -> None:
-    ai_server.behaviour.poison = {"poisoned": 400}
-    provider = make_provider()
-    assert "cannot take poisoned" in str(_fault(lambda: _embed(provider, ["poisoned"])))
-    _embed(provider)
-    _embed(provider)
-    assert _forms(ai_server) == ["base64", "float", "base64", "base64"]
-
-
-def test_a_form_that_was_found_is_found_for_one_model_only(
-    ai_server: AiServer, make_provider: MakeProvider
-) -> None:
-    ai_server.behaviour.answer_forms = ("text",)
-    provider = make_provider()
-    _complete(provider)
-    _embed(provider)
-    assert _forms(ai_server) == ["json_schema", "json_object", "text", "base64"]
-
-
-def _forms(server: AiServer) -> list[str]:
-    return [
-        asked.get("encoding_format") or asked.get("response_format", {"type": "text"})["type"]
-        for asked in server.seen.asked
-    ]
-
-
-@pytest.mark.parametrize(
-    ("taken", "forms"),
-    [
-        (("json_schema", "json_object", "text"), ["json_schema"]),
-        (("json_object", "text"), ["json_schema", "json_object"]),
-        (("text",), ["json_schema", "json_object", "text"]),
-    ],
-)
-def test_answers_are_asked_for_in_the_strictest_form_that_is_known_each_tried_once(
-    ai_server: AiServer, make_provider: MakeProvider, taken: tuple[str, ...], forms: list[str]
-) -> None:
-    ai_server.behaviour.answer_forms = taken
-    provider = make_provider()
-    for _ in range(3):
-        assert 0 <= _complete(provider).answer["score"] <= 100
-    assert _forms(ai_server) == [*forms, forms[-1], forms[-1]]
-    strict = ai_server.seen.asked[0]["response_format"]["json_schema"]
-    assert (strict["name"], strict["strict"], strict["schema"]) == ("verdict", True, PROMPT.schema)
-
-
-def test_a_server_that_takes_no_notice_of_the_schema_is_told_it_in_words(
-    ai_server: AiServer, make_provider: MakeProvider
-) -> None:
-    def chat(said: str) -> str:
-        return '{"score": 4}' if '"score"' in said else "It is rather good."
-
-    ai_server.behaviour.chat = chat
-    provider = make_provider()
-    assert _complete(provider).answer == {"score": 4}
-    assert _complete(provider).answer == {"score": 4}
-    assert _forms(ai_server) == ["json_schema", "json_object", "json_object"]
-
-
 @pytest.mark.parametrize(
     ("behaviour", "code"),
     [
@@ -331,12 +251,40 @@ def test_prices_that_are_set_win_over_those_listed(ai_server: AiServer, make_pro
     assert _complete(provider).usage.cost_usd == 20.0
 
 
-def test_a_server_that_does_not_count_is_believed_to_have_used_nothing(
+def test_the_tokens_of_a_server_that_does_not_count_are_guessed_and_cost_as_much(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
     ai_server.behaviour.gives_usage = False
-    used = _complete(make_provider()).usage
-    assert (used.calls, used.input_tokens, used.output_tokens, used.cost_usd) == (1, 0, 0, None)
+    provider = make_provider(llm_input_price=1e-6, llm_output_price=5e-6, embedding_price=2e-8)
+    used = _complete(provider).usage
+    sent = [message["content"] for message in ai_server.seen.asked[0]["messages"]]
+    read, written = sum(map(guess_tokens, sent)), used.output_tokens
+    assert (used.calls, used.input_tokens, used.is_counted) == (1, read, False)
+    assert 5 <= written <= 20
+    assert used.cost_usd == pytest.approx(read * 1e-6 + written * 5e-6)
+    used = run(provider.embed(TEXTS)).usage
+    read = sum(map(guess_tokens, TEXTS))
+    assert (used.input_tokens, used.output_tokens, used.is_counted) == (read, 0, False)
+    assert used.cost_usd == pytest.approx(read * 2e-8)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "is_counted"),
+    [
+        ({"prompt_tokens": 30, "completion_tokens": 7, "total_tokens": 37}, (30, 7), True),
+        ({"completion_tokens": 7, "total_tokens": 37}, (30, 7), True),
+        ({"prompt_tokens": 30}, (30, guess_tokens('{"score": 7}')), False),
+        ({"total_tokens": 37}, (37 - guess_tokens('{"score": 7}'), guess_tokens('{"score": 7}')), False),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (10, guess_tokens('{"score": 7}')), False),
+        (None, (10, guess_tokens('{"score": 7}')), False),
+    ],
+)
+def test_only_what_is_not_counted_is_guessed(
+    *, usage: dict[str, int] | None, tokens: tuple[int, int], is_counted: bool
+) -> None:
+    body = {"choices": [{"message": {"content": '{"score": 7}'}}], "usage": usage}
+    used = read_usage(body, "chatter", ["a" * 27])
+    assert ((used.input_tokens, used.output_tokens), used.is_counted) == (tokens, is_counted)
 
 
 @pytest.mark.parametrize(

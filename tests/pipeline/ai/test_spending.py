@@ -145,6 +145,23 @@ def test_a_spent_budget_stops_the_work_with_no_more_than_a_round_of_calls_beyond
         assert len(_ask(provider, 10).results) == 10
 
 
+def test_a_budget_ends_at_a_server_that_counts_no_tokens_too(
+    session: Session,
+    job_id: str,
+    ai_server: AiServer,
+    make_provider: MakeProvider,
+    ai_settings: Callable[..., None],
+) -> None:
+    ai_settings(ai_concurrency=1)
+    ai_server.behaviour.gives_usage = False
+    provider = make_provider(llm_input_price=0.1, llm_output_price=0.1)
+    with metered(job_id, "analyze", budget_usd=5.0):
+        settled = _ask(provider, 40)
+    assert isinstance(settled.stopped_by, BudgetSpentError)
+    assert 1 < ai_server.seen.chats < 10
+    assert 5.0 <= _rows(session)[0][5] < 7.0
+
+
 def test_a_budget_counts_what_the_jobs_other_stages_and_models_have_spent(
     job_id: str, ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
