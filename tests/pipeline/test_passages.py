@@ -174,6 +174,7 @@ def test_records_that_were_vectorized_by_the_model_are_not_embedded_again(
         "UPDATE data_records SET embedding = embedding || embedding",
         "UPDATE data_records SET embedding = '{}'",
         "UPDATE embedding_spaces SET model = 'another'",
+        "UPDATE embedding_spaces SET generation = 'begun since'",
         "DELETE FROM embedding_spaces",
         "DELETE FROM record_embeddings",
     ],
