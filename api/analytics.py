@@ -5,7 +5,14 @@ from sqlalchemy.orm import Session
 
 from api.answers import answer, progress_of, spent_of
 from api.auth import require_role, require_writer
-from pipeline.analyze import align_record, analyze_trends, count_analysis, estimate_analysis, start_analysis
+from pipeline.analyze import (
+    Estimate,
+    align_record,
+    analyze_trends,
+    measure_analysis,
+    price_analysis,
+    start_analysis,
+)
 from pipeline.database import transaction
 from pipeline.errors import NotFoundError
 from pipeline.jobs import JobView, cancel_job, retry_job, view_jobs
@@ -38,19 +45,19 @@ def bulk_align() -> tuple[Response, int]:
     """Start an analysis of a project, or say what it would cost."""
     bearer = require_role(UserRole.MANAGER)
     body = AnalysisBody.model_validate(request.get_json())
+    options = body.to_options()
     with transaction() as session:
         project_id = find_project(session, body.project_id).id
         require_writer(session, bearer, project_id)
-        if body.dry_run:
-            return answer(_estimate(session, project_id, body)), 200
-        total = count_analysis(session, project_id, body.to_options())
-        start = start_analysis(session, project_id, body.to_options())
+        measured = measure_analysis(session, project_id, options)
+        start = None if body.dry_run else start_analysis(session, project_id, options)
+    if start is None:
+        return answer(_estimate_body(price_analysis(measured))), 200
     publish([start.plan])
-    return answer(AnalysisAnswer(job_id=start.job_id, total_records=total)), 202
+    return answer(AnalysisAnswer(job_id=start.job_id, total_records=measured.extent.records)), 202
 
 
-def _estimate(session: Session, project_id: str, body: AnalysisBody) -> EstimateAnswer:
-    found = estimate_analysis(session, project_id, body.to_options())
+def _estimate_body(found: Estimate) -> EstimateAnswer:
     return EstimateAnswer(
         model=found.model,
         total_records=found.record_count,

@@ -12,7 +12,7 @@ from cli.ingest import TypeOption
 from cli.jobs import BudgetOption
 from cli.output import JsonOption, console, format_usd, print_json
 from cli.wait import WaitOption, follow_job
-from pipeline.analyze import analyze_trends, estimate_analysis, start_analysis
+from pipeline.analyze import analyze_trends, measure_analysis, price_analysis, start_analysis
 from pipeline.errors import InputError
 from pipeline.projects import ensure_project, find_project, set_guidelines
 from schemas.enums import AnalysisScope
@@ -101,7 +101,8 @@ def make_analysis_options(*, budget_usd: float | None, **others: object) -> Anal
 
 def _show_estimate(project: str, options: AnalysisOptions, *, as_json: bool) -> None:
     with database() as session:
-        estimate = estimate_analysis(session, find_project(session, project).id, options)
+        measured = measure_analysis(session, find_project(session, project).id, options)
+    estimate = price_analysis(measured)
     if as_json:
         print_json(estimate)
         return

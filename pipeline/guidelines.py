@@ -5,13 +5,18 @@ import hashlib
 import math
 import re
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 from pipeline.errors import InputError
 from pipeline.pdf_text import read_pdf_text
 
 _MOST_RULES = 200
 _SHORTEST, _LONGEST = 15, 600
+# Headings, one below the other, that go with what they stand above.
+_LONGEST_HEADING = 300
 _ITEM = re.compile(
     r"^\s*(?:(?:\d{1,3}[.)]|\d{1,3}(?:\.\d{1,3})+[.)]?|\((?:\d{1,3}|[a-z])\)|[a-z][.)])"
     r"|(?:rule|guideline)\s+\d{1,3}\s*[:.)]"
@@ -38,6 +43,19 @@ class Guidelines:
     rules: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Lines that belong together, the mark of an item left out, and the number of the first of them."""
+
+    lines: list[str]
+    start: int
+    is_item: bool
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.lines)
+
+
 def read_guidelines(pdf: bytes) -> Guidelines:
     """Read a guidelines PDF.
 
@@ -58,14 +76,55 @@ def split_rules(text: str) -> list[str]:
     of 15 to 600 characters; a longer one is split at its sentences, a longer sentence at white space.
     """
     blocks = _blocks(text)
-    items = [block for block, is_item in blocks if is_item]
+    items = [block.text for block in blocks if block.is_item]
     rules = dict.fromkeys(
         part.strip()
-        for entry in (items if len(items) > 1 else _sentences(text, [block for block, _ in blocks]))
+        for entry in (items if len(items) > 1 else _sentences(text, [block.text for block in blocks]))
         for part in _shortened(entry)
         if len(part.strip()) >= _SHORTEST
     )
     return list(rules)[:_MOST_RULES]
+
+
+@lru_cache(maxsize=8)
+def split_passages(text: str) -> tuple[str, ...]:
+    """Split a text into passages, in its order: each word of it is in one, whether a rule or not.
+
+    A passage is a paragraph or an item of a list, with the heading before it, of at most 600 characters; a
+    longer one is split at its sentences, a longer sentence at white space.
+    """
+    # As many as there are: a book of 1,000 pages has some 6,000, which are embedded once a process.
+    lines = [line.strip() for line in text.split("\n")]
+    blocks = _blocks(text)
+    # What `_blocks` leaves out, page numbers, goes with the block before it.
+    bounds = [0, *(block.start for block in blocks[1:]), len(lines)]
+    passages: list[str] = []
+    heading = ""
+    for number, (start, end) in enumerate(pairwise(bounds), start=1):
+        passage = " ".join(filter(None, (heading, *lines[start:end])))
+        heading = ""
+        is_heading = number < len(blocks) and _is_heading(blocks[number - 1], blocks[number])
+        if is_heading and len(passage) < _LONGEST_HEADING:
+            heading = passage
+        else:
+            passages += _pack(_shortened(passage))
+    return tuple(passages)
+
+
+def _is_heading(block: _Block, following: _Block) -> bool:
+    """Tell whether a block is the heading of the one that follows; items of a list are none of each other."""
+    return not _SENTENCE_END.search(block.text) and not (block.is_item and following.is_item)
+
+
+def _pack(parts: Iterable[str]) -> list[str]:
+    """Join parts that follow each other, as long as they make no passage that is too long."""
+    packed: list[str] = []
+    for part in parts:
+        if packed and len(packed[-1]) + len(part) < _LONGEST:
+            packed[-1] += f" {part}"
+        else:
+            packed.append(part)
+    return packed
 
 
 def _sentences(text: str, blocks: list[str]) -> list[str]:
@@ -79,29 +138,33 @@ def _sentences(text: str, blocks: list[str]) -> list[str]:
 def _shortened(entry: str) -> list[str]:
     if len(entry) <= _LONGEST:
         return [entry]
-    return [piece for part in _SENTENCE_BREAK.split(entry) for piece in textwrap.wrap(part, _LONGEST)]
+    return [piece for part in _SENTENCE_BREAK.split(entry) for piece in _wrap(part)]
 
 
-def _blocks(text: str) -> list[tuple[str, bool]]:
-    """Join the lines that belong together; tells of each block whether it is an item of a list."""
+def _wrap(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, _LONGEST, break_on_hyphens=False)
+
+
+def _blocks(text: str) -> list[_Block]:
+    """Join the lines that belong together; blank ones and page numbers are in none."""
     lines = _with_full_stops([line.strip() for line in text.split("\n")])
     width = _width(lines)
-    blocks: list[tuple[list[str], bool]] = []
+    blocks: list[_Block] = []
     is_open = False
-    for line in lines:
+    for number, line in enumerate(lines):
         if not line or _PAGE_NUMBER.match(line):
             # A page number within a paragraph does not end it, nor do the blank lines around a page's end.
-            is_open = is_open and not _ends_block(blocks[-1][0][-1], line, width)
+            is_open = is_open and not _ends_block(blocks[-1].lines[-1], line, width)
             continue
         item = _ITEM.match(line)
         if item:
-            blocks.append(([line[item.end() :]], True))
-        elif is_open and not _ends_block(blocks[-1][0][-1], line, width):
-            blocks[-1][0].append(line)
+            blocks.append(_Block([line[item.end() :]], number, is_item=True))
+        elif is_open and not _ends_block(blocks[-1].lines[-1], line, width):
+            blocks[-1].lines.append(line)
         else:
-            blocks.append(([line], False))
+            blocks.append(_Block([line], number, is_item=False))
         is_open = True
-    return [(" ".join(lines), is_item) for lines, is_item in blocks]
+    return blocks
 
 
 def _with_full_stops(lines: list[str]) -> list[str]:

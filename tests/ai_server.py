@@ -76,6 +76,8 @@ class Behaviour:
     key_usage: float = 0.0
     # Done once, before the next call is answered.
     meanwhile: Callable[[], object] | None = None
+    # Done whenever the models are asked for.
+    on_list: Callable[[], object] | None = None
     # Changes an embeddings answer, or gives the answer's text for the messages of a chat.
     spoil: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     chat: Callable[[str], str] | None = None
@@ -315,6 +317,8 @@ class AiServer:
         elif path.endswith("/v1/models") and now.list_answer:
             return now.list_answer
         elif path.endswith("/v1/models"):
+            if now.on_list is not None:
+                now.on_list()
             data = [self._listed(name) for name in now.models]
         elif path.endswith(("/stats", "/reset")):
             seen = self.seen

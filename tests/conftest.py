@@ -230,6 +230,21 @@ def ai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AiServer]:
 
 
 @pytest.fixture
+def open_transactions(servers: None) -> Callable[[], int]:  # noqa: ARG001 - it must run
+    """Count the transactions that are open at this moment, but for those of the counting itself."""
+
+    def _count() -> int:
+        with database.get_engine().connect() as connection:
+            question = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND xact_start IS NOT NULL AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            return int(connection.scalar(text(question)) or 0)
+
+    return _count
+
+
+@pytest.fixture
 def use_ai_server(session: Session, ai_server: AiServer) -> AiServer:
     """The same, set as the provider of this installation."""
     values = {

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
 from sqlalchemy import bindparam, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
@@ -14,8 +13,9 @@ from pipeline.ai import Meter, metered, open_provider
 from pipeline.analyze.context import AnalysisContext
 from pipeline.analyze.needs import Needs
 from pipeline.analyze.plan import require_able, require_readable
-from pipeline.analyze.review import Assessment, RecordText, Reviewed, Reviewer, Wanted
+from pipeline.analyze.review import Assessment, Reviewed, Reviewer, Wanted
 from pipeline.analyze.reviewers import open_reviewer
+from pipeline.analyze.texts import read_record_texts
 from pipeline.database import retried, transaction
 from pipeline.failures import Failure, list_failures
 from pipeline.guidelines import Guidelines
@@ -116,18 +116,12 @@ def _keep(meter: Meter, work: _Work, reviewed: Reviewed) -> None:
 
 def _read_wanted(session: Session, needs: Needs, ids: Sequence[str]) -> list[Wanted]:
     wanted = {row.id: row for row in session.execute(needs.question(ids=ids))}
-    rows = session.execute(
-        select(DataRecord.id, DataRecord.content, DataRecord.embedding)
-        .where(DataRecord.id.in_(wanted))
-        .order_by(DataRecord.id)
+    records = read_record_texts(
+        session, list(wanted), project_id=needs.project_id, model=needs.reviewer.embedding_model
     )
     return [
-        Wanted(
-            RecordText(row.id, row.content, np.asarray(row.embedding) if row.embedding else None),
-            alignment=wanted[row.id].alignment,
-            likert=wanted[row.id].likert,
-        )
-        for row in rows
+        Wanted(record, alignment=wanted[record.id].alignment, likert=wanted[record.id].likert)
+        for record in records
     ]
 
 

@@ -53,28 +53,21 @@ def _rule_vectors(rules: tuple[str, ...]) -> Vectors:
 
 
 def _record_vectors(records: Sequence[RecordText]) -> Vectors:
-    """Take the records' own embeddings where they can be of this model, make the others; all of length 1."""
+    """Take the embeddings that the records bring, make the others; all of length 1."""
     vectors = np.zeros((len(records), DIMENSIONS))
     missing = []
     for index, record in enumerate(records):
-        if _is_usable(record.embedding):
-            vectors[index] = record.embedding
-        else:
+        own = record.usable_embedding(DIMENSIONS)
+        if own is None:
             missing.append(index)
+        else:
+            vectors[index] = own
     if missing:
         vectors[missing] = embed_or_raise(
             LocalProvider(Limits()), [records[index].content for index in missing]
         )
     # Other clients write to the same column: a cosine holds only for vectors of length 1.
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _is_usable(embedding: Vectors | None) -> bool:
-    return (
-        embedding is not None
-        and embedding.shape == (DIMENSIONS,)
-        and bool(np.isfinite(embedding).all() and embedding.any())
-    )
 
 
 def score_of(similarities: Vectors) -> int:

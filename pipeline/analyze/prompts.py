@@ -16,7 +16,7 @@ from schemas.report import AlignmentAnswer, LikertAnswer, TrendsAnswer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-ALIGNMENT_VERSION = "alignment-1"
+ALIGNMENT_VERSION = "alignment-2"
 LIKERT_VERSION = "likert-1"
 TRENDS_VERSION = "trends-1"
 

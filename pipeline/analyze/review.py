@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from pipeline.ai import Usage, Vectors
 from pipeline.errors import PermanentError, PipelineError
 from pipeline.guidelines import Guidelines
@@ -12,11 +14,25 @@ from schemas.report import AlignmentReport, LikertAnswer
 
 @dataclass(frozen=True)
 class RecordText:
-    """A record as a reviewer sees it; the embedding has shape (dimensions,) where there is one."""
+    """A record as a reviewer sees it.
+
+    Args:
+        id: the record.
+        content: its text.
+        embedding: what the model that the reviewer embeds with is known to have made of this very text, of
+            shape (dimensions,); None where that is not known (see `pipeline.analyze.texts`).
+    """
 
     id: str
     content: str
     embedding: Vectors | None
+
+    def usable_embedding(self, dimensions: int) -> Vectors | None:
+        """Give the embedding where it has so many numbers, all of them finite and not all of them 0."""
+        own = self.embedding
+        if own is None or own.shape != (dimensions,) or not (np.isfinite(own).all() and own.any()):
+            return None
+        return own
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,10 @@ class Reviewer(Protocol):
     @property
     def model(self) -> str:
         """The model's name, as it is kept with results."""
+
+    @property
+    def embedding_model(self) -> str:
+        """The model whose embeddings of records are of use to the review."""
 
     @property
     def prompt_version(self) -> str:

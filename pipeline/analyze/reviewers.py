@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.ai import Completion, Prompt, Provider, Question, Usage, complete_all, guess_tokens
+from pipeline.ai.local import LocalProvider
 from pipeline.analyze.coverage import COVERAGE_MODEL, COVERAGE_VERSION, assess_coverage
-from pipeline.analyze.passages import choose_passages, largest_passage, number_passages
+from pipeline.analyze.passages import choose_passages, embedder_of, join_passages, largest_passage
 from pipeline.analyze.prompts import (
     ALIGNMENT_VERSION,
     alignment_prompt,
@@ -16,7 +17,7 @@ from pipeline.analyze.prompts import (
 )
 from pipeline.analyze.review import Assessment, RecordText, Reviewed, Reviewer, Wanted
 from pipeline.errors import PermanentError
-from pipeline.guidelines import Guidelines
+from pipeline.guidelines import Guidelines, split_passages
 from schemas.report import AlignmentAnswer, AlignmentReport, LikertAnswer
 
 # The schema, which some servers want within the prompt, and what a chat's form adds.
@@ -29,6 +30,12 @@ class RecordTooLongError(PermanentError):
     code = "RECORD_TOO_LONG"
 
 
+def room_beside(prompt: Prompt, model: str, context: int) -> int:
+    """Give how many tokens are left of those that a model takes beside a prompt and its answer."""
+    used = guess_tokens(prompt.system + prompt.user, model) + prompt.max_output_tokens
+    return context - used - _OVERHEAD_TOKENS
+
+
 def open_reviewer(provider: Provider) -> Reviewer:
     """Give who reviews with this provider."""
     return CoverageReviewer() if provider.name == "local" else LlmReviewer(provider)
@@ -39,6 +46,7 @@ class CoverageReviewer:
 
     provider = "local"
     model = COVERAGE_MODEL
+    embedding_model = LocalProvider.embedding_model
     prompt_version = COVERAGE_VERSION
 
     def review(self, wanted: Sequence[Wanted], guidelines: Guidelines) -> Reviewed:
@@ -71,6 +79,7 @@ class LlmReviewer:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self.provider, self.model = provider.name, provider.llm_model
+        self.embedding_model = embedder_of(provider).embedding_model
 
     def review(self, wanted: Sequence[Wanted], guidelines: Guidelines) -> Reviewed:
         """Ask a question for each that is wanted; one that fails does not cost the other its answer."""
@@ -116,18 +125,19 @@ class LlmReviewer:
         self, short: Sequence[tuple[RecordText, int]], guidelines: Guidelines, reviewed: Reviewed
     ) -> list[_Asked]:
         chosen = choose_passages(
-            self._provider, guidelines, [record.content for record, _ in short], [room for _, room in short]
+            self._provider, guidelines, [record for record, _ in short], [room for _, room in short]
         )
         reviewed.stopped_by = chosen.stopped_by
         reviewed.failures |= {short[place][0].id: error for place, error in chosen.failures.items()}
         asked: list[_Asked] = []
         for place, passages in chosen.results.items():
+            count = len(split_passages(guidelines.text))
             method = (
-                f"Judged by {self.model} against the {len(passages)} of {len(guidelines.rules)} passages of "
+                f"Judged by {self.model} against the {len(passages)} of {count} passages of "
                 "the guidelines that are nearest to the record: the model does not take their whole text."
             )
             record = short[place][0]
-            prompt = alignment_prompt(record.content, number_passages(passages))
+            prompt = alignment_prompt(record.content, join_passages(passages))
             asked.append((record.id, Question(prompt, partial(_read_judgement, method))))
         return asked
 
@@ -143,9 +153,7 @@ class LlmReviewer:
         return asked
 
     def _room(self, prompt: Prompt) -> int:
-        """Give how many tokens are left of what the model takes beside a prompt and its answer."""
-        used = guess_tokens(prompt.system + prompt.user, self.model) + prompt.max_output_tokens
-        return self._provider.limits.llm_context - used - _OVERHEAD_TOKENS
+        return room_beside(prompt, self.model, self._provider.limits.llm_context)
 
     def _too_long(self, missing: int) -> RecordTooLongError:
         context = self._provider.limits.llm_context

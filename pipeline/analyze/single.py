@@ -3,20 +3,25 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pipeline.ai import open_provider
+from pipeline.ai import Provider, open_provider, require_models, run
 from pipeline.analyze.assess import store_reviews
-from pipeline.analyze.review import RecordText, Wanted
+from pipeline.analyze.needs import Needs
+from pipeline.analyze.review import Reviewer, Wanted
 from pipeline.analyze.reviewers import open_reviewer
 from pipeline.analyze.start import require_guidelines
+from pipeline.analyze.texts import read_record_texts
 from pipeline.database import transaction
 from pipeline.errors import InputError, NotFoundError
 from pipeline.guidelines import Guidelines
-from pipeline.projects import load_guidelines
+from pipeline.locks import alone
+from pipeline.projects import current_guidelines
+from pipeline.settings import get_settings
 from pipeline.system_settings import read_ai_config
+from schemas.enums import AnalysisScope
+from schemas.options import AnalysisOptions
 from schemas.own import Alignment
 from schemas.reference import DataRecord
 
@@ -34,8 +39,18 @@ class RecordAlignment:
     is_cached: bool
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """Against what a record is held now, and by whom."""
+
+    project_id: str
+    guidelines: Guidelines
+    provider: Provider
+    reviewer: Reviewer
+
+
 def align_record(record_id: str, *, is_forced: bool = False) -> RecordAlignment:
-    """Give a record's alignment: what is kept, or a new one.
+    """Give a record's alignment: what is kept, as long as it is not stale, or a new one.
 
     Args:
         record_id: the record.
@@ -46,38 +61,69 @@ def align_record(record_id: str, *, is_forced: bool = False) -> RecordAlignment:
         InputError: the project has no guidelines.
         ServerError, AnswerError, FatalError: the model could not be asked, or its answer is of no use.
     """
+    kept = None if is_forced else _find_current(record_id)
+    if kept is not None:
+        return kept
+    with alone(f"align {record_id}", patience_seconds=get_settings().ai_call_seconds):
+        # Whoever had to wait finds what the other has paid for.
+        kept = None if is_forced else _find_current(record_id)
+        return kept or _align_anew(record_id)
+
+
+def _find_current(record_id: str) -> RecordAlignment | None:
     with transaction() as session:
-        kept = None if is_forced else _read_kept(session, record_id)
-        if kept is not None:
-            return kept
-        wanted, guidelines = _read_wanted(session, record_id)
-        reviewer = open_reviewer(open_provider(read_ai_config(session)))
-    reviewed = reviewer.review([wanted], guidelines)
+        return _read_current(session, record_id, _read_terms(session, record_id))
+
+
+def _align_anew(record_id: str) -> RecordAlignment:
+    with transaction() as session:
+        terms = _read_terms(session, record_id)
+        wanted = _read_wanted(session, record_id, terms)
+    if terms.provider.name != "local":
+        # The list tells what the model takes and costs, and that there is such a model at all.
+        run(require_models(terms.provider, embedding=False, llm=True))
+    reviewed = terms.reviewer.review([wanted], terms.guidelines)
     failure = reviewed.stopped_by or reviewed.failures.get(record_id)
     if failure is not None:
         raise failure
     with transaction() as session:
-        store_reviews(session, reviewed, reviewer, guidelines, job_id=None)
+        store_reviews(session, reviewed, terms.reviewer, terms.guidelines, job_id=None)
         found = _read_kept(session, record_id, is_cached=False)
     if found is None:
-        raise NotFoundError(f"record {record_id} was deleted while it was analyzed")
+        raise _gone(record_id)
     return found
 
 
-def _read_wanted(session: Session, record_id: str) -> tuple[Wanted, Guidelines]:
-    row = session.execute(
-        select(DataRecord.project_id, DataRecord.content, DataRecord.embedding).where(
-            DataRecord.id == record_id
-        )
-    ).first()
-    if row is None:
+def _gone(record_id: str) -> NotFoundError:
+    return NotFoundError(f"record {record_id} was deleted while it was analyzed")
+
+
+def _read_terms(session: Session, record_id: str) -> _Terms:
+    project_id = session.scalar(select(DataRecord.project_id).where(DataRecord.id == record_id))
+    if project_id is None:
         raise NotFoundError(f"there is no record {record_id!r}")
-    require_guidelines(session, row.project_id)
-    guidelines = load_guidelines(session, row.project_id)
+    require_guidelines(session, project_id)
+    guidelines = current_guidelines(session, project_id)
     if guidelines is None:
         raise InputError("the project's guidelines were removed at this moment: store them again")
-    embedding = np.asarray(row.embedding) if row.embedding else None
-    return Wanted(RecordText(record_id, row.content, embedding), alignment=True, likert=False), guidelines
+    provider = open_provider(read_ai_config(session))
+    return _Terms(project_id, guidelines, provider, open_reviewer(provider))
+
+
+def _read_wanted(session: Session, record_id: str, terms: _Terms) -> Wanted:
+    model = terms.reviewer.embedding_model
+    for record in read_record_texts(session, [record_id], project_id=terms.project_id, model=model):
+        return Wanted(record, alignment=True, likert=False)
+    raise _gone(record_id)
+
+
+def _read_current(session: Session, record_id: str, terms: _Terms) -> RecordAlignment | None:
+    """Give what is kept, unless an analysis of what is stale would take it up."""
+    stale = AnalysisOptions(scope=AnalysisScope.STALE)
+    needs = Needs(terms.project_id, terms.guidelines.sha256, terms.reviewer, stale)
+    if session.execute(needs.question(ids=[record_id])).first() is not None:
+        return None
+    return _read_kept(session, record_id)
 
 
 def _read_kept(session: Session, record_id: str, *, is_cached: bool = True) -> RecordAlignment | None:

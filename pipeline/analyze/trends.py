@@ -3,13 +3,22 @@
 A language model is asked; the provider `local` has none and counts: words, lengths and guidelines touched.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from pipeline.ai import Provider, Question, chars_within, complete_all, guess_tokens, open_provider
+from pipeline.ai import (
+    Provider,
+    Question,
+    complete_all,
+    guess_tokens,
+    open_provider,
+    require_models,
+    run,
+)
 from pipeline.analyze.contrast import contrast
 from pipeline.analyze.prompts import TRENDS_OUTPUT_TOKENS, read_trends, trends_prompt
 from pipeline.database import transaction
@@ -26,6 +35,8 @@ _ASKED_SIZE, _COUNTED_SIZE = 25, 1_000
 _LEAST_RECORD_TOKENS = 60
 # The schema, the chat's form and the marks around each record.
 _OVERHEAD_TOKENS, _MARK_TOKENS = 300, 30
+# Behind what is left of a record that was cut.
+_CUT = " …"
 
 _COLUMNS = {
     RecordType.TASK: Project.last_task_analysis,
@@ -100,6 +111,8 @@ def _sample(session: Session, project_id: str, record_type: RecordType, size: in
 
 
 def _ask(provider: Provider, record_type: RecordType, groups: _Groups) -> TrendsReport:
+    # The list tells what the model takes, and that there is such a model at all.
+    run(require_models(provider, embedding=False, llm=True))
     best, worst, is_shortened = _fit(provider, groups)
     prompt = trends_prompt(record_type.lower(), best, worst)
     settled = complete_all(provider, [Question(prompt, read_trends)])
@@ -154,4 +167,10 @@ def _thin(records: Sequence[str], most: int) -> Sequence[str]:
 def _shorten(content: str, tokens: int, model: str) -> str:
     if guess_tokens(content, model) <= tokens:
         return content
-    return content[: chars_within(content, tokens, model)].rstrip() + " …"
+
+    def size(end: int) -> int:
+        return guess_tokens(content[:end] + _CUT, model)
+
+    # The text's mean density would not do: its beginning may be of another script than its end.
+    end = bisect_right(range(len(content)), tokens, key=size) - 1
+    return content[: max(end, 0)].rstrip() + _CUT

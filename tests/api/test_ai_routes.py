@@ -221,6 +221,33 @@ def test_trends_are_told_and_kept(
     assert "no FEEDBACK records of the category TOP_10" in missing.body["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/api/admin/bulk-align", {"dryRun": True}),
+        ("/api/analytics/compare", {}),
+        ("/api/analytics/trends", {"type": "TASK"}),
+    ],
+)
+def test_no_transaction_is_open_while_a_server_is_asked(
+    *,
+    admin: Client,
+    session: Session,
+    ready: str,
+    use_ai_server: AiServer,
+    open_transactions: Callable[[], int],
+    path: str,
+    more: dict[str, Any],
+) -> None:
+    seen: list[int] = []
+    use_ai_server.behaviour.on_list = lambda: seen.append(open_transactions())
+    (first, *_) = records(session)
+    session.commit()
+    body = {"recordId": first} if path.endswith("compare") else {"projectId": ready}
+    assert admin.post(path, body | more).status == 200
+    assert seen == [0]
+
+
 def test_the_models_are_called_when_their_status_is_asked_for(admin: Client, use_ai_server: AiServer) -> None:
     answer = admin.get("/api/ai/status").body
     assert (answer["provider"], answer["status"]) == ("lmstudio", "ok")

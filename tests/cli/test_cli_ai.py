@@ -144,6 +144,18 @@ def test_an_analysis_is_estimated_stopped_at_its_budget_and_resumed(
     assert "a budget of 0.0 USD allows no call" in refused.stderr
 
 
+def test_no_transaction_is_open_while_prices_are_asked_for(
+    session: Session, use_ai_server: AiServer, open_transactions: Callable[[], int], tmp_path: Path
+) -> None:
+    assert session
+    commands, seen = Commands(), []
+    write_guidelines_pdf(tmp_path / "g.pdf")
+    commands.run("guidelines", "p", tmp_path / "g.pdf")
+    use_ai_server.behaviour.on_list = lambda: seen.append(open_transactions())
+    assert "0 records, 0 calls of chatter" in commands.run("analyze", "p", "--dry-run").stdout
+    assert seen == [0]
+
+
 def test_trends_are_told(served: Commands, use_ai_server: AiServer) -> None:
     assert "As asked." in served.run("trends", "p", "--type", "task").stdout
     report = json.loads(served.run("trends", "p", "--type", "task", "--json").stdout)

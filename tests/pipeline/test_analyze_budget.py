@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy.orm import Session
 
-from pipeline.analyze.estimate import estimate_analysis
+from pipeline.ai import guess_tokens
+from pipeline.analyze.estimate import Estimate, measure_analysis, price_analysis
 from pipeline.errors import ConflictError
 from pipeline.jobs import JobView
 from pipeline.projects import ProjectRef
@@ -53,6 +54,12 @@ def _set_prices(session: Session, read: str, written: str) -> None:
     write_setting(session, "llm_input_price", read)
     write_setting(session, "llm_output_price", written)
     session.commit()
+
+
+def _estimate(session: Session, project: ProjectRef, options: AnalysisOptions) -> Estimate:
+    measured = measure_analysis(session, project.id, options)
+    session.commit()
+    return price_analysis(measured)
 
 
 def _see_that_the_budget_was_kept(
@@ -173,9 +180,9 @@ def test_an_estimate_calls_no_model_and_is_near_what_is_then_used(
 ) -> None:
     load(stories(30))
     asked = AnalysisOptions(likert=True)
-    assert estimate_analysis(session, guided.id, asked).cost_usd is None
+    assert _estimate(session, guided, asked).cost_usd is None
     _set_prices(session, "10", "30")
-    estimate = estimate_analysis(session, guided.id, asked)
+    estimate = _estimate(session, guided, asked)
     assert use_ai_server.seen.calls == 0
     assert (estimate.model, estimate.record_count, estimate.call_count) == ("chatter", 30, 60)
     assert estimate.cost_usd == pytest.approx(estimate.input_tokens * 10e-6 + estimate.output_tokens * 30e-6)
@@ -183,6 +190,27 @@ def test_an_estimate_calls_no_model_and_is_near_what_is_then_used(
     analyze(session, guided, likert=True)
     used = rows(session, "SELECT input_tokens FROM ai_usage")[0]["input_tokens"]
     assert used <= estimate.input_tokens <= 2 * used
+
+
+def test_an_estimate_counts_of_guidelines_what_a_call_takes_of_them(
+    session: Session, guided: ProjectRef, load: Load, use_ai_server: AiServer
+) -> None:
+    load(stories(4))
+    whole = _estimate(session, guided, AnalysisOptions()).input_tokens
+    used = {}
+    for context in ("1800", "1900"):
+        write_setting(session, "llm_context", context)
+        session.commit()
+        before = len(use_ai_server.seen.prompts)
+        estimate = _estimate(session, guided, AnalysisOptions(scope=AnalysisScope.ALL))
+        # What a call reads and may write is no more than the model takes.
+        assert estimate.input_tokens < 4 * (int(context) - 1_000)
+        assert estimate.input_tokens < whole
+        analyze(session, guided, scope="all")
+        prompts = use_ai_server.seen.prompts[before:]
+        used[context] = sum(guess_tokens(prompt, "chatter") for prompt in prompts)
+        assert 0.9 * used[context] <= estimate.input_tokens <= 1.2 * used[context]
+    assert used["1800"] < used["1900"]
 
 
 def test_an_estimate_counts_only_what_the_scope_leaves_to_do(
@@ -197,9 +225,9 @@ def test_an_estimate_counts_only_what_the_scope_leaves_to_do(
         (AnalysisOptions(scope=AnalysisScope.STALE), 0),
         (AnalysisOptions(scope=AnalysisScope.ALL, likert=True), 10),
     ):
-        estimate = estimate_analysis(session, guided.id, options)
+        estimate = _estimate(session, guided, options)
         assert estimate.call_count == calls
         assert (estimate.cost_usd == 0.0) == (calls == 0)
     write_setting(session, "ai_provider", "local")
-    estimate = estimate_analysis(session, guided.id, AnalysisOptions(scope=AnalysisScope.STALE))
+    estimate = _estimate(session, guided, AnalysisOptions(scope=AnalysisScope.STALE))
     assert (estimate.record_count, estimate.call_count, estimate.cost_usd) == (5, 0, 0.0)

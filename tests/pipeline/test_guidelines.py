@@ -5,6 +5,8 @@ import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.pdfgen.canvas import Canvas
@@ -12,7 +14,13 @@ from reportlab.platypus import ListFlowable, Paragraph, SimpleDocTemplate
 
 from pipeline import pdf_text
 from pipeline.errors import InputError
-from pipeline.guidelines import decode_guidelines, encode_guidelines, read_guidelines, split_rules
+from pipeline.guidelines import (
+    decode_guidelines,
+    encode_guidelines,
+    read_guidelines,
+    split_passages,
+    split_rules,
+)
 from pipeline.pdf_text import clean_text, read_pdf_text
 from pipeline.sample import write_guidelines_pdf
 
@@ -127,6 +135,45 @@ def test_real_files_are_read_or_refused(shared_data: Path, name: str, words: int
     else:
         # Words broken at a line's end are one word here and two for some readers.
         assert len(read_pdf_text(file).split()) == pytest.approx(words, rel=0.05)
+
+
+_lines = st.lists(
+    st.one_of(
+        st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=30),
+        st.sampled_from(
+            ["\n", "\n\n", "1.", "\n2.", "\n- ", "\nPage 3 of 4\n", "\nTone\n", "An end.", "3 A"]
+        ),
+    ),
+    max_size=400,
+).map(" ".join)
+
+
+@given(_lines)
+def test_every_word_of_a_text_is_in_a_passage_in_its_order_and_none_is_long(text: str) -> None:
+    passages = split_passages(text)
+    assert " ".join(passages).split() == text.split()
+    assert all(len(passage) <= 600 for passage in passages)
+
+
+def test_passages_are_items_and_paragraphs_with_the_headings_before_them() -> None:
+    text = (
+        "House rules\n\nTone\n\nWrite as you would speak to a colleague of yours.\n\n"
+        "Lists\n- Be brief.\n- no full stop here\n\n2. Dates\nWrite the year first, always and everywhere.\n4"
+    )
+    assert split_passages(text) == (
+        "House rules Tone Write as you would speak to a colleague of yours.",
+        "Lists - Be brief.",
+        "- no full stop here",
+        "2. Dates Write the year first, always and everywhere. 4",
+    )
+
+
+def test_a_long_paragraph_is_split_at_its_sentences() -> None:
+    sentences = [f"Sentence {number} says something of the matter in ten words." for number in range(30)]
+    passages = split_passages("The matter\n" + " ".join(sentences))
+    assert len(passages) == 3
+    assert passages[0].startswith("The matter Sentence 0 ")
+    assert all(passage.endswith("words.") for passage in passages)
 
 
 def test_what_pdfium_leaves_in_a_text_is_cleaned() -> None:

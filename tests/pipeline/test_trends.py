@@ -7,9 +7,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline.ai import guess_tokens
 from pipeline.analyze import analyze_trends
 from pipeline.analyze.contrast import contrast
-from pipeline.errors import AnswerError, InputError, ServerError
+from pipeline.analyze.trends import _shorten
+from pipeline.errors import AnswerError, FatalError, InputError, ServerError
 from pipeline.ingest.submit import Submission
 from pipeline.projects import ProjectRef, set_guidelines
 from pipeline.sample import write_guidelines_pdf
@@ -68,6 +70,53 @@ def test_records_longer_than_their_share_are_cut_and_the_report_says_so(
     (prompt,) = use_ai_server.seen.prompts
     assert len(prompt) < 4 * 4_096
     assert "short and bad" in prompt
+
+
+def test_a_model_is_shown_as_much_as_its_servers_list_says_that_it_takes(
+    project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    use_ai_server.behaviour.context = {"chatter": 100_000}
+    long = " ".join(f"word{number}" for number in range(5_000))
+    run_all(submit(f"id,prompt,rating\n1,{long},5\n2,short and bad,1\n"))
+    report = analyze_trends(project.id, RecordType.TASK)
+    assert "shortened" not in report.method
+    assert long in use_ai_server.seen.prompts[0]
+
+
+def test_a_misspelt_model_is_refused_before_a_server_that_answers_to_any_name_is_asked(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(csv(3)))
+    use_ai_server.behaviour.knows_any_model = True
+    write_setting(session, "llm_model", "chattre")
+    session.commit()
+    with pytest.raises(FatalError, match="does not list the model 'chattre'"):
+        analyze_trends(project.id, RecordType.TASK)
+    assert use_ai_server.seen.calls == 0
+
+
+def test_feedback_is_compared_with_feedback_and_kept_beside_what_was_found_of_tasks(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(csv(3)))
+    of_tasks = analyze_trends(project.id, RecordType.TASK)
+    batch = csv(2).replace("explain", "praise").replace("prompt", "feedback")
+    run_all(submit(batch, record_type=RecordType.FEEDBACK))
+    use_ai_server.behaviour.chat = lambda _said: (
+        '{"summary": "Praise.", "best": ["a"], "worst": ["b"], "advice": ["c"]}'
+    )
+    of_feedback = analyze_trends(project.id, RecordType.FEEDBACK)
+    assert "2 TOP_10 and 2 BOTTOM_10 FEEDBACK records" in of_feedback.method
+    assert "explain" not in use_ai_server.seen.prompts[1]
+    assert kept(session) == of_tasks.to_markdown()
+    assert kept(session, "lastFeedbackAnalysis") == of_feedback.to_markdown()
+
+
+@pytest.mark.parametrize("content", ["語" * 20_000 + "word " * 20_000, "word " * 20_000 + "語" * 20_000])
+def test_a_record_of_two_scripts_is_cut_to_its_share_of_tokens(content: str) -> None:
+    cut = _shorten(content, 1_000, "chatter")
+    assert 950 <= guess_tokens(cut, "chatter") <= 1_000
+    assert content.startswith(cut.removesuffix(" …"))
 
 
 @pytest.mark.usefixtures("use_ai_server")
