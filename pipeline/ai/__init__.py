@@ -20,9 +20,10 @@ from pipeline.ai.loop import run
 from pipeline.ai.providers import close_providers, open_provider, require_models
 from pipeline.ai.settled import Settled, limited_work, longest_work_seconds
 from pipeline.ai.spending import Meter, list_spent, metered, read_spent
-from pipeline.ai.tokens import chars_within, guess_tokens
+from pipeline.ai.tokens import OVERHEAD_TOKENS, chars_within, guess_tokens
 
 __all__ = [
+    "OVERHEAD_TOKENS",
     "AiConfig",
     "Balance",
     "BudgetSpentError",

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.ai import Completion, Prompt, Provider, Question, Usage, complete_all, guess_tokens
+from pipeline.ai import (
+    OVERHEAD_TOKENS,
+    Completion,
+    Prompt,
+    Provider,
+    Question,
+    Usage,
+    complete_all,
+    guess_tokens,
+)
 from pipeline.ai.local import LocalProvider
 from pipeline.analyze.coverage import COVERAGE_MODEL, COVERAGE_VERSION, assess_coverage
 from pipeline.analyze.passages import choose_passages, embedder_of, join_passages, largest_passage
@@ -20,9 +29,6 @@ from pipeline.errors import PermanentError
 from pipeline.guidelines import Guidelines, split_passages
 from schemas.report import AlignmentAnswer, AlignmentReport, LikertAnswer
 
-# The schema, which some servers want within the prompt, and what a chat's form adds.
-_OVERHEAD_TOKENS = 250
-
 
 class RecordTooLongError(PermanentError):
     """A record does not fit into what the model takes, and is not to be cut."""
@@ -33,7 +39,7 @@ class RecordTooLongError(PermanentError):
 def room_beside(prompt: Prompt, model: str, context: int) -> int:
     """Give how many tokens are left of those that a model takes beside a prompt and its answer."""
     used = guess_tokens(prompt.system + prompt.user, model) + prompt.max_output_tokens
-    return context - used - _OVERHEAD_TOKENS
+    return context - used - OVERHEAD_TOKENS
 
 
 def open_reviewer(provider: Provider) -> Reviewer:

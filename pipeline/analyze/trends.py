@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from pipeline.ai import (
+    OVERHEAD_TOKENS,
     Provider,
     Question,
     complete_all,
@@ -33,8 +34,8 @@ from schemas.report import TrendsReport
 _ASKED_SIZE, _COUNTED_SIZE = 25, 1_000
 # Shorter excerpts of records tell nothing.
 _LEAST_RECORD_TOKENS = 60
-# The schema, the chat's form and the marks around each record.
-_OVERHEAD_TOKENS, _MARK_TOKENS = 300, 30
+# The marks around each record.
+_MARK_TOKENS = 30
 # Behind what is left of a record that was cut.
 _CUT = " …"
 
@@ -132,7 +133,7 @@ def _fit(provider: Provider, groups: _Groups) -> tuple[Sequence[str], Sequence[s
     """Choose as many records as the model takes; where whole ones are too much, the longest are cut."""
     model = provider.llm_model
     prompt = trends_prompt("", [], [])
-    room = provider.limits.llm_context - TRENDS_OUTPUT_TOKENS - _OVERHEAD_TOKENS
+    room = provider.limits.llm_context - TRENDS_OUTPUT_TOKENS - OVERHEAD_TOKENS
     room -= guess_tokens(prompt.system + prompt.user, model)
     for size in range(max(len(groups.best), len(groups.worst)), 0, -1):
         best, worst = _thin(groups.best, size), _thin(groups.worst, size)

@@ -109,7 +109,7 @@ def test_the_worst_records_are_found_by_their_scores(served: Commands, use_ai_se
     worst = served.json("records", "p", "--sort", "alignmentScore", "--order", "asc", "--limit", "7")
     assert [record["alignment_score"] for record in worst["records"]] == [30] * 6 + [60]
     shown = served.run("records", "p", "--sort", "alignmentScore", "--limit", "7").stdout
-    assert shown.index("white cat") < shown.index("grey cat")
+    assert shown.index("white") < shown.index("grey")
     (cursor,) = re.findall(r"more: --cursor (\S+)", shown)
     rest = served.json("records", "p", "--sort", "alignmentScore", "--cursor", cursor)
     assert len(rest["records"]) == 5
