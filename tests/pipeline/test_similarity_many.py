@@ -103,8 +103,8 @@ def test_thousands_of_tasks_that_are_alike_take_seconds() -> None:
     assert time.thread_time() - start < 5
 
 
-def test_what_is_found_and_what_it_takes_is_small() -> None:
-    tasks = alike(3_000)
+@pytest.mark.parametrize("tasks", [alike(3_000), Tasks(np.ones((3_000, 384)))], ids=["alike", "equal"])
+def test_what_is_found_and_what_it_takes_is_small(tasks: Tasks) -> None:
     tracemalloc.start()
     try:
         found = tasks.find(threshold=0.9, size=1_000)
@@ -114,6 +114,14 @@ def test_what_is_found_and_what_it_takes_is_small() -> None:
     assert held < 40 * len(found.record_ids)
     # A block with its copies, and the new tasks' vectors twice.
     assert peak < 6 * _BLOCK_BYTES + 2 * tasks.vectors.nbytes
+
+
+def test_a_task_whose_time_changes_meanwhile_is_not_like_itself() -> None:
+    vectors = np.ones((1, 3)) / np.sqrt(3)
+    new = _NewTasks(iter([Batch([("c1", "a@x.org", 5.0, True)], vectors)]))
+    for person, tasks in _by_person(Batch([("c1", "a@x.org", 3.0, True)], vectors)):
+        new.compare(person, tasks, 0.9)
+    assert len(new.pairs().record_ids) == 0
 
 
 @pytest.mark.usefixtures("use_ai_server")
