@@ -7,13 +7,13 @@ starts or joins the embedded broker.
 from kombu import Queue
 
 from beat_schedule import SCHEDULE
-from pipeline.ai import longest_work_seconds
+from pipeline.ai import longest_work_seconds as _longest_work_seconds
 from pipeline.servers import endpoints
 from pipeline.settings import get_settings
 
 # Work ends by itself before: when its time is up, the calls that are under way are still waited for in each
 # of an analysis' two steps, and a list of models may be asked for.
-_HARD_LIMIT_SECONDS = int(max(3600, longest_work_seconds() + 4 * get_settings().ai_call_seconds + 60))
+_HARD_LIMIT_SECONDS = int(max(3600, _longest_work_seconds() + 4 * get_settings().ai_call_seconds + 60))
 _is_amqp = get_settings().broker_url.startswith("amqp")
 
 broker_url = endpoints().broker_url
