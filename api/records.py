@@ -9,8 +9,8 @@ from api.auth import require_role
 from pipeline.database import transaction
 from pipeline.projects import find_project
 from pipeline.records import RecordFilter, list_records
-from schemas.bodies import RecordAnswer, RecordList, RecordsQuery
 from schemas.enums import SortDirection, UserRole
+from schemas.record_bodies import RecordAnswer, RecordList, RecordsQuery
 
 blueprint = Blueprint("records", __name__, url_prefix="/api")
 

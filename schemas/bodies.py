@@ -2,12 +2,12 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from schemas.enums import AnalysisScope, RecordCategory, RecordOrder, RecordType, SortDirection
+from schemas.enums import AnalysisScope, RecordType
 from schemas.options import AnalysisOptions, IngestOptions
 
 
@@ -273,59 +273,6 @@ class TrendsBodyAnswer(Body):
     best: list[str]
     worst: list[str]
     advice: list[str]
-
-
-class RecordsQuery(Body):
-    """Which records are asked for, in which order; `cursor` is `nextCursor` of the page before."""
-
-    project_id: str | None = None
-    type: RecordType | None = None
-    category: RecordCategory | None = None
-    search: str | None = None
-    has_alignment: bool | None = None
-    ingest_job_id: str | None = None
-    sort_by: RecordOrder = RecordOrder.CREATED_AT
-    order: SortDirection = SortDirection.DESC
-    limit: int = Field(default=50, ge=1, le=500)
-    cursor: str | None = None
-    include: Literal["embedding"] | None = None
-
-    @model_validator(mode="after")
-    def _check_scored(self) -> Self:
-        if self.sort_by is RecordOrder.ALIGNMENT_SCORE and self.has_alignment is False:
-            raise ValueError("records without alignment have no score to be in order of")
-        return self
-
-
-class RecordAnswer(Body):
-    """A record, the score behind its alignment, and who gave it; all of that null where there is none."""
-
-    id: str
-    project_id: str
-    type: RecordType
-    category: RecordCategory | None
-    source: str
-    content: str
-    metadata: dict[str, Any] | None
-    alignment_analysis: str | None
-    alignment_score: int | None
-    alignment_model: str | None
-    alignment_provider: str | None
-    created_by_id: str | None
-    created_by_name: str | None
-    created_by_email: str | None
-    ingest_job_id: str | None
-    created_at: datetime
-    updated_at: datetime
-    # Null where it was not asked for; empty where it is pending.
-    embedding: list[float] | None
-
-
-class RecordList(Body):
-    """A page of records, and where the next one begins: null after the last."""
-
-    records: list[RecordAnswer]
-    next_cursor: str | None
 
 
 class SimilarBody(Body):
