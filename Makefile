@@ -48,6 +48,14 @@ up: $(VENV)/.runtime ## everything on this machine, until Ctrl-C
 test: $(VENV)/.dev ## the whole test suite against real servers (ARGS="-k name" for a part)
 	@exec $(BIN)/python -m pytest -n 2 $(ARGS)
 
+.PHONY: test-faults
+test-faults: $(VENV)/.dev ## processes killed, servers stopped, messages lost and doubled (ARGS="--rounds 20 --seed 7", ARGS="--broker rabbitmq")
+	@exec $(BIN)/python -m pytest -m faults tests/faults $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev ## jobs of all kinds with faults for 20 minutes: invariants, and a plot of memory (ARGS="--minutes 60 --seed 7")
+	@exec $(BIN)/python -m pytest -q -s -m soak tests/faults/soak $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev ## load against the limit of COPY (ARGS="scaling --huge" for how it scales)
 	@exec $(BIN)/python benchmarks/bench.py $(ARGS)

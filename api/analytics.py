@@ -1,10 +1,12 @@
 """`/api/admin/bulk-align` and `/api/analytics`: records held against the guidelines."""
 
-from flask import Blueprint, Response, request
+from flask import Blueprint
 from sqlalchemy.orm import Session
 
-from api.answers import answer, progress_of, spent_of
-from api.auth import require_role, require_writer
+from api.access import require_writer
+from api.answers import progress_of, spent_of
+from api.keys import Answered, once
+from api.openapi import answers
 from pipeline.analyze import (
     Estimate,
     align_record,
@@ -18,8 +20,7 @@ from pipeline.errors import NotFoundError
 from pipeline.jobs import JobView, cancel_job, retry_job, view_jobs
 from pipeline.projects import find_project
 from pipeline.runner import publish_next
-from pipeline.settings import get_settings
-from schemas.bodies import (
+from schemas.ai_bodies import (
     AnalysesQuery,
     AnalysisAnswer,
     AnalysisBody,
@@ -28,33 +29,41 @@ from schemas.bodies import (
     CompareAnswer,
     CompareBody,
     EstimateAnswer,
-    JobAnswer,
-    JobBody,
-    RetryBody,
     TrendsBody,
     TrendsBodyAnswer,
 )
-from schemas.enums import JobKind, UserRole
+from schemas.bodies import JobAnswer, JobBody, RetryBody
+from schemas.enums import JobKind
 from tasks import publish
 
 blueprint = Blueprint("analytics", __name__, url_prefix="/api")
 
 
-@blueprint.post("/admin/bulk-align")
-def bulk_align() -> tuple[Response, int]:
-    """Start an analysis of a project, or say what it would cost."""
-    bearer = require_role(UserRole.MANAGER)
-    body = AnalysisBody.model_validate(request.get_json())
-    options = body.to_options()
+def _started_before(job_id: str) -> Answered:
     with transaction() as session:
-        project_id = find_project(session, body.project_id).id
-        require_writer(session, bearer, project_id)
+        return AnalysisAnswer(job_id=job_id, total_records=_find_job(session, job_id).total_records), 202
+
+
+def _job_answer(job_id: str) -> Answered:
+    with transaction() as session:
+        return JobAnswer(job_id=job_id, status=_find_job(session, job_id).status), 202
+
+
+@blueprint.post("/admin/bulk-align")
+@answers(AnalysisAnswer, status=202, also={200: EstimateAnswer}, fails=[409, 502])
+@once(_started_before)
+def bulk_align(json: AnalysisBody) -> Answered:
+    """Start an analysis of a project, or say what it would cost."""
+    options = json.to_options()
+    with transaction() as session:
+        project_id = find_project(session, json.project_id).id
+        require_writer(session, project_id)
         measured = measure_analysis(session, project_id, options)
-        start = None if body.dry_run else start_analysis(session, project_id, options)
+        start = None if json.dry_run else start_analysis(session, project_id, options)
     if start is None:
-        return answer(_estimate_body(price_analysis(measured))), 200
+        return _estimate_body(price_analysis(measured)), 200
     publish([start.plan])
-    return answer(AnalysisAnswer(job_id=start.job_id, total_records=measured.extent.records)), 202
+    return AnalysisAnswer(job_id=start.job_id, total_records=measured.extent.records), 202
 
 
 def _estimate_body(found: Estimate) -> EstimateAnswer:
@@ -69,73 +78,66 @@ def _estimate_body(found: Estimate) -> EstimateAnswer:
 
 
 @blueprint.get("/admin/bulk-align")
-def analyses() -> Response:
+@answers(AnalysisList)
+def analyses(query: AnalysesQuery) -> AnalysisList:
     """Answer with analyses, newest first."""
-    require_role(UserRole.MANAGER)
-    query = AnalysesQuery.model_validate(request.args.to_dict())
     with transaction() as session:
         if query.job_id:
             views = [_find_job(session, query.job_id)]
         else:
             project_id = find_project(session, query.project_id).id if query.project_id else None
             views = view_jobs(session, JobKind.ANALYTICS, project_id=project_id, limit=query.limit)
-    return answer(AnalysisList(jobs=[_status_body(view) for view in views]))
+    return AnalysisList(jobs=[_status_body(view) for view in views])
 
 
 @blueprint.post("/admin/bulk-align/cancel")
-def cancel() -> Response:
+@answers(JobAnswer, fails=[409])
+def cancel(json: JobBody) -> JobAnswer:
     """Cancel an unfinished analysis; what it found so far stays."""
-    bearer = require_role(UserRole.MANAGER)
-    job_id = JobBody.model_validate(request.get_json()).job_id
     with transaction() as session:
-        require_writer(session, bearer, _find_job(session, job_id).project_id)
-        cancel_job(session, job_id)
-        status = _find_job(session, job_id).status
-    return answer(JobAnswer(job_id=job_id, status=status))
+        require_writer(session, _find_job(session, json.job_id).project_id)
+        cancel_job(session, json.job_id)
+        status = _find_job(session, json.job_id).status
+    return JobAnswer(job_id=json.job_id, status=status)
 
 
 @blueprint.post("/admin/bulk-align/retry")
-def retry() -> tuple[Response, int]:
+@answers(JobAnswer, status=202, fails=[409])
+@once(_job_answer)
+def retry(json: RetryBody) -> Answered:
     """Take up what is unfinished in a failed or cancelled analysis, maybe with a larger budget."""
-    bearer = require_role(UserRole.MANAGER)
-    body = RetryBody.model_validate(request.get_json())
     with transaction() as session:
-        require_writer(session, bearer, _find_job(session, body.job_id).project_id)
-        retry_job(session, body.job_id, budget_usd=body.budget_usd)
-        status = _find_job(session, body.job_id).status
-    publish(publish_next(body.job_id, get_settings().publish_window))
-    return answer(JobAnswer(job_id=body.job_id, status=status)), 202
+        require_writer(session, _find_job(session, json.job_id).project_id)
+        retry_job(session, json.job_id, budget_usd=json.budget_usd)
+    publish(publish_next(json.job_id))
+    return _job_answer(json.job_id)
 
 
 @blueprint.post("/analytics/compare")
-def compare() -> Response:
+@answers(CompareAnswer, fails=[409, 502])
+def compare(json: CompareBody) -> CompareAnswer:
     """Answer with the alignment of one record, kept or made now."""
-    require_role(UserRole.USER)
-    body = CompareBody.model_validate(request.get_json())
-    found = align_record(body.record_id, is_forced=body.force_regenerate)
-    return answer(
-        CompareAnswer(
-            record_id=found.record_id,
-            score=found.score,
-            analysis=found.analysis,
-            provider=found.provider,
-            llm_model=found.llm_model,
-            created_at=found.created_at,
-            cached=found.is_cached,
-        )
+    found = align_record(json.record_id, is_forced=json.force_regenerate)
+    return CompareAnswer(
+        record_id=found.record_id,
+        score=found.score,
+        analysis=found.analysis,
+        provider=found.provider,
+        llm_model=found.llm_model,
+        created_at=found.created_at,
+        cached=found.is_cached,
     )
 
 
 @blueprint.post("/analytics/trends")
-def trends() -> Response:
+@answers(TrendsBodyAnswer, fails=[409, 502])
+def trends(json: TrendsBody) -> TrendsBodyAnswer:
     """Answer with what distinguishes a project's best records from its worst."""
-    bearer = require_role(UserRole.MANAGER)
-    body = TrendsBody.model_validate(request.get_json())
     with transaction() as session:
-        project_id = find_project(session, body.project_id).id
-        require_writer(session, bearer, project_id)
-    report = analyze_trends(project_id, body.type)
-    return answer(TrendsBodyAnswer(analysis=report.to_markdown(), **report.model_dump()))
+        project_id = find_project(session, json.project_id).id
+        require_writer(session, project_id)
+    report = analyze_trends(project_id, json.type)
+    return TrendsBodyAnswer(analysis=report.to_markdown(), **report.model_dump())
 
 
 def _find_job(session: Session, job_id: str) -> JobView:
@@ -157,6 +159,8 @@ def _status_body(view: JobView) -> AnalysisStatus:
         created_at=view.created_at,
         updated_at=view.updated_at,
         progress=progress_of(view),
+        failed_count=view.failed_count,
+        waiting_for=view.waiting_for,
         spent=spent_of(view),
         budget_usd=view.budget_usd,
     )

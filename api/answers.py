@@ -1,14 +1,7 @@
-"""What several routes answer with: a body as JSON, a job's progress, what it has cost."""
-
-from flask import Response, jsonify
+"""What several routes answer with: a job's progress, what it has cost."""
 
 from pipeline.jobs import JobView
-from schemas.bodies import Body, Progress, Spent
-
-
-def answer(body: Body) -> Response:
-    """Make a response of a body."""
-    return jsonify(body.model_dump(by_alias=True, mode="json"))
+from schemas.bodies import Progress, Spent
 
 
 def progress_of(view: JobView) -> Progress | None:

@@ -2,24 +2,22 @@
 
 from dataclasses import asdict
 
-from flask import Blueprint, Response, request
+from flask import Blueprint
 
-from api.answers import answer
-from api.auth import require_role
+from api.openapi import answers
 from pipeline.database import transaction
 from pipeline.projects import find_project
 from pipeline.records import RecordFilter, list_records
-from schemas.enums import SortDirection, UserRole
+from schemas.enums import SortDirection
 from schemas.record_bodies import RecordAnswer, RecordList, RecordsQuery
 
 blueprint = Blueprint("records", __name__, url_prefix="/api")
 
 
 @blueprint.get("/records")
-def records() -> Response:
+@answers(RecordList)
+def records(query: RecordsQuery) -> RecordList:
     """Answer with a page of records."""
-    require_role(UserRole.USER)
-    query = RecordsQuery.model_validate(request.args.to_dict())
     with transaction() as session:
         page = list_records(
             session,
@@ -38,4 +36,4 @@ def records() -> Response:
             with_embedding=query.include is not None,
         )
     found = [RecordAnswer.model_validate(asdict(record)) for record in page.records]
-    return answer(RecordList(records=found, next_cursor=page.next_cursor))
+    return RecordList(records=found, next_cursor=page.next_cursor)

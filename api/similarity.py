@@ -2,26 +2,30 @@
 
 from dataclasses import asdict
 
-from flask import Blueprint, Response, request
+from flask import Blueprint
 
-from api.answers import answer
-from api.auth import require_role
+from api.openapi import answers
 from pipeline.database import transaction
 from pipeline.projects import find_project
 from pipeline.similarity import Neighbour, list_flags, nearest_records, search_records
-from schemas.bodies import FlagAnswer, FlagList, FlagsQuery, NeighbourAnswer, SimilarAnswer, SimilarBody
-from schemas.enums import UserRole
+from schemas.ai_bodies import (
+    FlagAnswer,
+    FlagList,
+    FlagsQuery,
+    NeighbourAnswer,
+    SimilarAnswer,
+    SimilarBody,
+)
 
 blueprint = Blueprint("similarity", __name__, url_prefix="/api")
 
 
 @blueprint.post("/records/similar")
-def similar() -> Response:
+@answers(SimilarAnswer, fails=[502])
+def similar(json: SimilarBody) -> SimilarAnswer:
     """Answer with the records nearest to a record of the same project, or to a text."""
-    require_role(UserRole.USER)
-    body = SimilarBody.model_validate(request.get_json())
-    records = [NeighbourAnswer.model_validate(asdict(found)) for found in _find(body)]
-    return answer(SimilarAnswer(records=records))
+    records = [NeighbourAnswer.model_validate(asdict(found)) for found in _find(json)]
+    return SimilarAnswer(records=records)
 
 
 def _find(body: SimilarBody) -> list[Neighbour]:
@@ -35,10 +39,9 @@ def _find(body: SimilarBody) -> list[Neighbour]:
 
 
 @blueprint.get("/similarity-flags")
-def flags() -> Response:
+@answers(FlagList)
+def flags(query: FlagsQuery) -> FlagList:
     """Answer with a project's tasks that are nearly the same as an earlier one of the same person."""
-    require_role(UserRole.USER)
-    query = FlagsQuery.model_validate(request.args.to_dict())
     with transaction() as session:
         found = list_flags(session, find_project(session, query.project_id).id, limit=query.limit)
-    return answer(FlagList(flags=[FlagAnswer.model_validate(asdict(flag)) for flag in found]))
+    return FlagList(flags=[FlagAnswer.model_validate(asdict(flag)) for flag in found])

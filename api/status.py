@@ -2,29 +2,32 @@
 
 from datetime import UTC, datetime
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint
 from sqlalchemy import text
 
+from api.openapi import answers
 from pipeline.database import transaction
 from pipeline.errors import PipelineError
+from schemas.bodies import StatusAnswer
 from tasks.workers import count_workers
 
 blueprint = Blueprint("status", __name__)
 
 
 @blueprint.get("/api/status")
-def status() -> tuple[Response, int]:
+@answers(StatusAnswer, also={503: StatusAnswer})
+def status() -> tuple[StatusAnswer, int]:
     """Answer 200 where database and broker answer, 503 where one does not."""
     database, (broker, workers) = _database_answers(), _broker_answers()
     is_up = database and broker
-    body = {
-        "status": "ok" if is_up else "down",
-        "database": "ok" if database else "down",
-        "broker": "ok" if broker else "down",
-        "workers": workers,
-        "timestamp": datetime.now(UTC).isoformat(),
-    }
-    return jsonify(body), 200 if is_up else 503
+    body = StatusAnswer(
+        status="ok" if is_up else "down",
+        database="ok" if database else "down",
+        broker="ok" if broker else "down",
+        workers=workers,
+        timestamp=datetime.now(UTC),
+    )
+    return body, 200 if is_up else 503
 
 
 def _database_answers() -> bool:

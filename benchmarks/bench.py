@@ -2,6 +2,7 @@
 
 python benchmarks/bench.py load                     # planning, load against the limit: a few minutes
 python benchmarks/bench.py models                   # servers of models, write-back: a few minutes
+python benchmarks/bench.py fairness                 # a small job beside a million rows: two minutes
 python benchmarks/bench.py scaling                  # workers, file sizes, table sizes: a quarter of an hour
 python benchmarks/bench.py scaling --huge           # with 5 million rows and a table of 10 million
 
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import fairness
 import models
 import stand
 from limit import copy_blocks, pack_file
@@ -238,8 +240,10 @@ def _show(run: LoadRun) -> LoadRun:
 
 def bench_models(arguments: argparse.Namespace) -> dict[str, object]:
     """Servers of models kept busy, and embeddings written back."""
-    saturations = [models.measure_embeddings(dimensions, 20_000) for dimensions in _DIMENSIONS]
-    saturations.append(models.measure_completions(2_000))
+    saturations = [
+        models.measure_embeddings(dimensions, 20_000, arguments.runs) for dimensions in _DIMENSIONS
+    ]
+    saturations.append(models.measure_completions(2_000, arguments.runs))
     write_backs = [
         (dimensions, *models.measure_write_back(dimensions, 20_000, arguments.runs))
         for dimensions in _DIMENSIONS
@@ -249,7 +253,15 @@ def bench_models(arguments: argparse.Namespace) -> dict[str, object]:
     return {"saturation": [asdict(found) for found in saturations], "write_back": write_backs}
 
 
-BENCHES = {"load": bench_load, "models": bench_models, "scaling": bench_scaling}
+def bench_fairness(arguments: argparse.Namespace) -> dict[str, object]:
+    """A small job that comes while a large one is being loaded."""
+    stand.empty()
+    found = fairness.measure_fairness(make_file(1_000_000), make_file(1_000), arguments.runs)
+    print(fairness.report(found))
+    return asdict(found)
+
+
+BENCHES = {"fairness": bench_fairness, "load": bench_load, "models": bench_models, "scaling": bench_scaling}
 
 
 def main() -> None:

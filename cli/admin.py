@@ -1,5 +1,7 @@
-"""`opspipe db`, `settings`, `token`, `doctor`: looking after the installation."""
+"""`opspipe db`, `settings`, `doctor`: looking after the installation."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +16,11 @@ from pipeline.migrations import prepare_database
 from pipeline.migrations import upgrade as upgrade_schema
 from pipeline.probe import ModelAnswer, probe_models
 from pipeline.similarity import build_indexes, drop_indexes
-from pipeline.system_settings import KNOWN, list_settings, read_ai_config, write_setting
-from pipeline.tokens import create_token, list_tokens, revoke_token
+from pipeline.system_settings import KNOWN, list_settings, read_ai_config, rotate_secrets, write_setting
 from tasks.workers import count_workers
 
 database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
 settings_app = typer.Typer(no_args_is_help=True, help="What can be changed while the system runs.")
-token_app = typer.Typer(no_args_is_help=True, help="Bearer tokens of the API.")
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +83,50 @@ def settings_set(key: str, value: str) -> None:
     console.print(f"{key} is set")
 
 
+@settings_app.command("rotate-key")
+def settings_rotate_key(
+    old: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[OLD|-]",
+            help="The secret key that was set before; - reads it from the input, or asks for it. On the "
+            "command line other users of the machine see it.",
+        ),
+    ] = None,
+    *,
+    old_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Read it from a file, such as the home's secret.key.",
+        ),
+    ] = None,
+) -> None:
+    """Encrypt stored secrets under the present OPSPIPE_SECRET_KEY, where they are under an old one."""
+    if (old is None) is (old_file is None):
+        raise typer.BadParameter("give either OLD (- for the input) or --old-file")
+    before = old_file.read_text() if old_file else _read_old_key(old or "")
+    with database() as session:
+        done = rotate_secrets(session, before)
+    for key in done.rotated:
+        console.print(f"{key} is under the present secret key now")
+    for key in done.kept:
+        console.print(f"{key} was under the present secret key already")
+    if not done.rotated and not done.kept:
+        console.print("no secret is stored: there is nothing to do")
+
+
+def _read_old_key(given: str) -> str:
+    if given != "-":
+        return given
+    if sys.stdin.isatty():
+        return str(typer.prompt("the old secret key", hide_input=True, err=True))
+    return sys.stdin.read()
+
+
 @settings_app.command("test")
 def settings_test(*, as_json: JsonOption = False) -> None:
     """Call the configured models once each; exit 0 only if both answer."""
@@ -104,35 +148,6 @@ def _answer_line(answer: ModelAnswer) -> str:
         return f"[red]BAD [/] {answer.purpose:<10} {name}: {escape(answer.error)}"
     detail = f"{escape(answer.detail or '')}, {answer.milliseconds:,.0f} ms"
     return f"[green]ok  [/] {answer.purpose:<10} {name}: {detail}"
-
-
-@token_app.command("create")
-def token_create(email: str, *, name: Annotated[str, typer.Option(help="What it is for.")] = "token") -> None:
-    """Make a token for a user; it is shown this once."""
-    with database() as session:
-        console.print(create_token(session, email=email, name=name), highlight=False)
-
-
-@token_app.command("list")
-def token_list(*, as_json: JsonOption = False) -> None:
-    """List the tokens."""
-    with database() as session:
-        tokens = list_tokens(session)
-    if as_json:
-        print_json(tokens)
-        return
-    print_table(
-        ("id", "name", "user", "role", "created", "revoked"),
-        ((t.id, t.name, t.email, t.role, t.created_at, t.revoked_at) for t in tokens),
-    )
-
-
-@token_app.command("revoke")
-def token_revoke(token_id: str) -> None:
-    """Revoke a token at once."""
-    with database() as session:
-        revoke_token(session, token_id)
-    console.print(f"token {token_id} is revoked")
 
 
 def doctor(*, as_json: JsonOption = False) -> None:

@@ -11,7 +11,7 @@ from cli.common import database
 from cli.ingest import TypeOption
 from cli.jobs import BudgetOption
 from cli.output import JsonOption, console, format_usd, print_json
-from cli.wait import WaitOption, follow_job
+from cli.wait import StrictOption, WaitOption, follow_job, require_wait
 from pipeline.analyze import analyze_trends, measure_analysis, price_analysis, start_analysis
 from pipeline.errors import InputError
 from pipeline.projects import ensure_project, find_project, set_guidelines
@@ -57,9 +57,11 @@ def analyze(
         bool, typer.Option("--dry-run", help="Only say how many records, tokens and USD it would be.")
     ] = False,
     wait: WaitOption = False,
+    strict: StrictOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Hold a project's records against its guidelines. With --wait, exit 0 only if the job completed."""
+    require_wait(wait=wait, strict=strict)
     options = make_analysis_options(scope=scope, likert=likert, budget_usd=budget)
     if is_dry_run:
         _show_estimate(project, options, as_json=as_json)
@@ -68,7 +70,7 @@ def analyze(
         start = start_analysis(session, find_project(session, project).id, options)
     publish([start.plan])
     console.print(f"analysis job [bold]{start.job_id}[/]")
-    follow_job(start.job_id, wait=wait)
+    follow_job(start.job_id, wait=wait, strict=strict)
 
 
 def trends(

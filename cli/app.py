@@ -1,13 +1,16 @@
 """The `opspipe` command: its subcommands and what becomes of an error."""
 
 import logging
+import os
+import pwd
 import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from cli import admin, analyze, bonus, check, demo, ingest, jobs, records, up, vectorize
+from cli import admin, analyze, audit, bonus, check, demo, ingest, jobs, records, up, users, vectorize
+from pipeline.audit import acting
 from pipeline.database import one_line
 from pipeline.errors import PipelineError
 from pipeline.servers import release
@@ -18,12 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (up, check, ingest, jobs, records, vectorize, analyze, demo):
+for module in (up, check, ingest, jobs, records, vectorize, analyze, demo, audit):
     module.register(app)
 app.add_typer(bonus.app, name="bonus")
 app.add_typer(admin.database_app, name="db")
 app.add_typer(admin.settings_app, name="settings")
-app.add_typer(admin.token_app, name="token")
+app.add_typer(users.user_app, name="user")
+app.add_typer(users.token_app, name="token")
 admin.register(app)
 
 _options = {"debug": False}
@@ -37,6 +41,7 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it with th
 
 @app.callback()
 def _common(
+    context: typer.Context,
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
     version: Annotated[  # noqa: ARG001 - handled by its callback
@@ -44,7 +49,16 @@ def _common(
     ] = False,
 ) -> None:
     _options["debug"] = debug
+    context.with_resource(acting(f"cli:{_os_user()}"))
     logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, format="%(levelname)s %(message)s")
+
+
+def _os_user() -> str:
+    """Name who runs the command by the system's word; the environment's could be anybody."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user needs no name
+        return str(os.getuid())
 
 
 def main() -> None:

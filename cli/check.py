@@ -119,7 +119,7 @@ def _show(file: Path, report: CheckReport) -> None:
         rows = [(target, _name(names) or _ELSE.get(target, "-")) for target, names in columns.items()]
         print_table((f"{kind} takes", "from the first of these that has a value"), rows)
     print_table(
-        ("rows", "", "lines"),
+        ("rows", "", "count", "lines"),
         [
             *(("type", kind, count, "") for kind, count in report.types.items()),
             *(("category", name, count, "") for name, count in report.categories.items()),

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cli.common import database
 from cli.output import console
-from cli.wait import wait_for
+from cli.wait import StrictOption, WaitOption, require_wait, wait_for
 from pipeline.analyze import require_guidelines
 from pipeline.errors import InputError
 from pipeline.ingest.fetched import submit_url
@@ -53,7 +53,8 @@ def ingest(
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Vectorize after loading.")] = True,
     analyze: Annotated[bool, typer.Option("--analyze", help="Analyze after that.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Load bytes again that were loaded before.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Show progress until the job has ended.")] = False,
+    wait: WaitOption = False,
+    strict: StrictOption = False,
 ) -> None:
     """Load CSV files, or batches in JSON by URL. With --wait, exit 0 only if every job completed."""
     options = make_options(
@@ -65,6 +66,7 @@ def ingest(
         embed=embed,
         analyze=analyze,
     )
+    require_wait(wait=wait, strict=strict)
     _refuse_missing(sources)
     with database() as session:
         project_id = ensure_project(session, project).id
@@ -74,7 +76,7 @@ def ingest(
     if not wait:
         console.print("Follow with [bold]opspipe watch JOB[/]; jobs run while `opspipe up` does.")
         return
-    if not all([wait_for(job_id, follow=analyze) for job_id in job_ids]):  # noqa: C419 - every job is waited for
+    if not all([wait_for(job_id, follow=analyze, strict=strict) for job_id in job_ids]):  # noqa: C419 - every job is waited for
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`opspipe jobs`, `watch`, `cancel`, `retry`, `rejects`, `delete`: what is running and what became of it."""
+"""`opspipe jobs` and what is done with one of them: what is running and what became of it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,15 +10,25 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from cli.common import database
-from cli.output import JsonOption, console, errors, format_usd, print_json, print_table
+from cli.output import (
+    CursorOption,
+    JsonOption,
+    console,
+    errors,
+    format_usd,
+    print_cursor,
+    print_json,
+    print_table,
+    shorten,
+)
 from cli.progress import describe_counts
-from cli.wait import wait_for
+from cli.wait import StrictOption, wait_for
+from pipeline.failures import count_failures, read_failures, take_up_command
 from pipeline.ingest.rejects import write_rejects
 from pipeline.jobs import JobView, cancel_job, resolve_job, retry_job, view_jobs
 from pipeline.projects import find_project
 from pipeline.removal import count_records, delete_job, remove_batches
 from pipeline.runner import publish_next
-from pipeline.settings import get_settings
 from schemas.enums import JobKind
 from tasks import publish
 
@@ -34,7 +44,7 @@ BudgetOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (jobs, watch, cancel, retry, rejects, delete):
+    for command in (jobs, watch, cancel, retry, rejects, failures, delete):
         app.command()(command)
 
 
@@ -58,8 +68,9 @@ def jobs(
         ("job", "project", "status", "counts", "cost", "created (UTC)"), (_row(view) for view in views)
     )
     for view in views:
-        if view.error:
-            console.print(f"{view.id}: {view.error}", highlight=False, markup=False, soft_wrap=True)
+        said = view.error or (f"waiting: {view.waiting_for}" if view.waiting_for else None)
+        if said:
+            console.print(f"{view.id}: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(view: JobView) -> tuple[object, ...]:
@@ -68,11 +79,11 @@ def _row(view: JobView) -> tuple[object, ...]:
     return (view.id, view.project_name, view.status, counts, cost, f"{view.created_at:%m-%d %H:%M}")
 
 
-def watch(job: JobArgument) -> None:
+def watch(job: JobArgument, *, strict: StrictOption = False) -> None:
     """Show a job's progress until it has ended; exit 0 only if it completed."""
     with database() as session:
         _, job_id = resolve_job(session, job)
-    if not wait_for(job_id, follow=False):
+    if not wait_for(job_id, follow=False, strict=strict):
         raise typer.Exit(1)
 
 
@@ -87,7 +98,7 @@ def retry(job: JobArgument, *, budget: BudgetOption = None) -> None:
     """Take up what is unfinished in a failed or cancelled job."""
     with database() as session:
         job_id = retry_job(session, job, budget_usd=budget)
-    publish(publish_next(job_id, get_settings().publish_window))
+    publish(publish_next(job_id))
     console.print(f"job {job_id} is taken up again")
 
 
@@ -105,6 +116,43 @@ def rejects(
     with output.open("wb") if output else nullcontext(sys.stdout.buffer) as sink:
         for block in blocks:
             sink.write(block)
+
+
+def failures(
+    job: JobArgument,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the records that a job could not embed or analyze, with their reasons."""
+    with database() as session:
+        kind, job_id = resolve_job(session, job)
+        page = read_failures(session, job_id, limit=limit, cursor=cursor)
+        counts = count_failures(session, job_id)
+        command = take_up_command(session, kind, job_id) if counts else ""
+    if as_json:
+        print_json(page)
+        return
+    if not counts:
+        console.print(f"no record failed in job {job_id}", highlight=False)
+        return
+    print_table(
+        ("record", "stage", "code", "reason", "content"),
+        (
+            (failed.record_id, failed.stage, failed.code, failed.message, shorten(failed.content, width=40))
+            for failed in page.failures
+        ),
+    )
+    print_cursor(page.next_cursor)
+    reasons = ", ".join(f"{count:,} {code}" for code, count in counts.items())
+    console.print(
+        f"{sum(counts.values()):,} failed: {reasons}\n"
+        f"`{command}` takes them up again, once the job has ended",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def delete(job: JobArgument) -> None:

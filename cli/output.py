@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import typer
@@ -17,6 +17,11 @@ console = Console()
 errors = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CursorOption = Annotated[str | None, typer.Option(help="Where to go on: what the page before ended with.")]
+
+
+# Narrower columns of text cannot be read.
+_LEAST_WIDTH = 12
 
 
 def print_json(value: object) -> None:
@@ -38,15 +43,34 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
 ) -> None:
-    """Print rows under column names; numbers stand to the right."""
+    """Print rows under column names; numbers stand to the right, and ids in one piece where there is room."""
     rows = [list(row) for row in rows]
+    cells = [[format_cell(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    words = _find_words(columns, cells)
     for index, column in enumerate(columns):
         is_number = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(format_cell(cell) for cell in row))
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=index in words)
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+
+
+def _find_words(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> set[int]:
+    """Find the columns of single words, as ids are; none where the others would have no room beside them."""
+    longest = [
+        max(len(cell) for cell in (name, *column)) for name, *column in zip(columns, *cells, strict=True)
+    ]
+    words = {index for index in range(len(columns)) if all(" " not in row[index] for row in cells)}
+    room = console.width - sum(longest[index] for index in words) - 3 * len(columns)
+    return words if room >= _LEAST_WIDTH * (len(columns) - len(words)) else set()
+
+
+def print_cursor(cursor: str | None) -> None:
+    """Say how the next page of a listing is asked for, where there is one."""
+    if cursor:
+        console.print(f"more: --cursor {cursor}", highlight=False, markup=False, soft_wrap=True)
 
 
 def format_cell(cell: object) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.common import database
-from cli.output import JsonOption, console, print_json, print_table, shorten
+from cli.output import CursorOption, JsonOption, console, print_cursor, print_json, print_table, shorten
 from pipeline.projects import find_project
 from pipeline.records import RecordFilter, RecordPage, list_records
 from schemas.enums import RecordCategory, RecordOrder, RecordType, SortDirection
@@ -33,9 +33,7 @@ def records(
         SortDirection, typer.Option(help="asc: the oldest, or the lowest score, first.")
     ] = SortDirection.DESC,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
-    cursor: Annotated[
-        str | None, typer.Option(help="Where to go on: what the page before ended with.")
-    ] = None,
+    cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List a project's records with the scores of their analyses, newest first or by score."""
@@ -56,10 +54,17 @@ def records(
     if as_json:
         print_json(page)
     else:
-        _show(page)
+        _show(page, sort)
 
 
-def _show(page: RecordPage) -> None:
+def _show(page: RecordPage, sort: RecordOrder) -> None:
+    if not page.records:
+        is_by_score = sort is RecordOrder.ALIGNMENT_SCORE
+        hint = (
+            ": only those that are analyzed have a score (`opspipe analyze PROJECT`)" if is_by_score else ""
+        )
+        console.print(f"no such records{hint}", highlight=False, markup=False)
+        return
     print_table(
         ("record", "score", "type", "category", "created (UTC)", "content"),
         (
@@ -74,5 +79,4 @@ def _show(page: RecordPage) -> None:
             for record in page.records
         ),
     )
-    if page.next_cursor:
-        console.print(f"more: --cursor {page.next_cursor}", highlight=False, markup=False, soft_wrap=True)
+    print_cursor(page.next_cursor)

@@ -88,8 +88,9 @@ def web(settings: Settings, logs: Path) -> Service:
             f"{settings.host}:{settings.port}",
             "--workers",
             "1",
+            # Slow bodies and listeners to events hold one each; 8 of them stopped everybody else.
             "--threads",
-            "8",
+            "64",
             "--timeout",
             "120",
             # It would lie in the user's home, the same one for every installation.

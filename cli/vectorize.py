@@ -7,7 +7,7 @@ import typer
 
 from cli.common import database
 from cli.output import JsonOption, console, print_json, print_table, shorten
-from cli.wait import WaitOption, follow_job
+from cli.wait import StrictOption, WaitOption, follow_job, require_wait
 from pipeline.errors import InputError
 from pipeline.projects import find_project
 from pipeline.similarity import Neighbour, list_flags, nearest_records, search_records
@@ -30,17 +30,19 @@ def vectorize(
         bool, typer.Option("--all", help="Every record anew, also those of the present model.")
     ] = False,
     wait: WaitOption = False,
+    strict: StrictOption = False,
 ) -> None:
     """Embed a project's records that have no embedding, one of another model, or of an older text.
 
     Tasks of one person that are nearly the same are flagged anew. With --wait, exit 0 only if the job
     completed.
     """
+    require_wait(wait=wait, strict=strict)
     with database() as session:
         start = start_vectorization(session, find_project(session, project).id, is_all=is_all)
     publish([start.plan])
     console.print(f"vectorization job [bold]{start.job_id}[/]")
-    follow_job(start.job_id, wait=wait)
+    follow_job(start.job_id, wait=wait, strict=strict)
 
 
 def similar(

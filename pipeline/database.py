@@ -27,11 +27,10 @@ log = logging.getLogger(__name__)
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
 _LOCK_NOT_AVAILABLE = "55P03"
 
-# A deadlock is over at once, a server that starts again in a few seconds.
-_PAUSES_SECONDS = (0.1, 0.5, 2.0)
-
-# Whose connection broke during the commit may be at it for a moment more.
-_QUESTIONS, _QUESTION_SECONDS = 20, 0.1
+# A deadlock is over at once; a server that starts again, maybe after a recovery from its log, takes its time.
+# Pauses are short beside the lease that its return gives everybody anew (`ledger.is_expired`).
+PATIENCE_SECONDS = 300.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 
 _NUMBER = text("SELECT CAST(pg_current_xact_id() AS text)")
 _STATUS = text("SELECT pg_xact_status(CAST(:number AS xid8))")
@@ -99,21 +98,25 @@ def transaction(*, is_durable: bool = True, is_sure: bool = False) -> Iterator[S
 
 
 def _is_committed(number: str) -> bool:
-    """Tell whether a transaction was committed; False also where the database cannot be asked."""
-    for _ in range(_QUESTIONS):
-        try:
-            with get_engine().connect() as connection:
-                status = connection.scalar(_STATUS, {"number": number})
-        except DBAPIError:
-            return False
-        if status != "in progress":
-            return bool(status == "committed")
-        time.sleep(_QUESTION_SECONDS)
-    return False
+    """Tell whether a transaction was committed, once the database can be asked; False where it cannot."""
+
+    def ask() -> bool:
+        with translate_errors(), get_engine().connect() as connection:
+            status = connection.scalar(_STATUS, {"number": number})
+        if status == "in progress":
+            # Whose connection broke during the commit may be at it for a moment more.
+            raise TransientError("the commit is under way")
+        return bool(status == "committed")
+
+    try:
+        return retried(ask)
+    except (TransientError, DBAPIError):
+        # A number that a crash has forgotten is an error to ask for.
+        return False
 
 
 def retried(work: Callable[[], T]) -> T:
-    """Do what writes dear results again where the database did not finish it, a few times within seconds.
+    """Do what writes dear results again until the database finishes it, for some minutes.
 
     Args:
         work: opens its own transaction, and may be done any number of times.
@@ -124,13 +127,16 @@ def retried(work: Callable[[], T]) -> T:
     Raises:
         TransientError: the database did not finish it the last time either.
     """
-    for pause in _PAUSES_SECONDS:
+    give_up_at, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE_SECONDS
+    while True:
         try:
             return work()
         except TransientError as error:
+            if time.monotonic() > give_up_at:
+                raise
             log.warning("done again: %s", error)
             time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
-    return work()
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 @contextmanager

@@ -75,11 +75,11 @@ def _workers(count_workers: Callable[[], int]) -> tuple[bool, str]:
 def _ledger() -> tuple[bool, str]:
     with transaction() as session:
         rows = session.execute(
-            select(WorkChunk.state, func.count())
+            select(WorkChunk.state, func.count().label("total"))
             .where(WorkChunk.state.in_([ChunkState.PENDING, ChunkState.LEASED]))
             .group_by(WorkChunk.state)
         )
-        counts: dict[str, int] = dict(rows.tuples().all())
+        counts = {row.state: int(row.total) for row in rows}
         stuck = session.execute(
             select(WorkChunk.job_id, WorkChunk.error)
             .where(WorkChunk.state == ChunkState.PENDING, WorkChunk.error.is_not(None))

@@ -7,8 +7,12 @@ PipelineError
 │   ├── InputError        what a person gave is wrong; says what and what to do (code INVALID_INPUT)
 │   │   ├── EmptyFileError    the file has no header or no data record (EMPTY_FILE)
 │   │   ├── DuplicateError    the same bytes were loaded already (DUPLICATE_ENTRY)
+│   │   ├── TooLargeError     more bytes than are taken (PAYLOAD_TOO_LARGE)
 │   │   └── NotFoundError     no such project, job, window (RESOURCE_NOT_FOUND)
 │   ├── ConflictError     the thing is in a state that does not allow this (JOB_ALREADY_RUNNING)
+│   │   └── KeyTakenError     the same request made its job already; names it
+│   ├── OffsetError       bytes for a place where an upload does not end (OFFSET_MISMATCH)
+│   ├── ChecksumError     other bytes arrived than were sent (CHECKSUM_MISMATCH)
 │   └── AnswerError       an AI server will not take this input, or its answer is of no use
 └── FatalError            stops the whole job: refused key, unknown model, no credit, unreadable file
 """
@@ -68,6 +72,12 @@ class DuplicateError(InputError):
         self.job_id = job_id
 
 
+class TooLargeError(InputError):
+    """More bytes than are taken."""
+
+    code = "PAYLOAD_TOO_LARGE"
+
+
 class NotFoundError(InputError):
     """There is no such project, job, record or window."""
 
@@ -82,6 +92,22 @@ class ConflictError(PermanentError):
     def __init__(self, message: str, *, job_id: str | None = None) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+
+class KeyTakenError(ConflictError):
+    """A request with the same key has made its job already: `job_id` is what both are to be told."""
+
+
+class OffsetError(PermanentError):
+    """Bytes came for a place where the upload does not end, or ended no longer when they came."""
+
+    code = "OFFSET_MISMATCH"
+
+
+class ChecksumError(PermanentError):
+    """The bytes that came are not those that were sent."""
+
+    code = "CHECKSUM_MISMATCH"
 
 
 class AnswerError(PermanentError):

@@ -39,6 +39,12 @@ _NAME_CHARACTERS = 200
 # What an IPv4 address follows for translation: everybody's prefix (RFC 6052), and networks' own (RFC 8215),
 # which not every version of Python knows to be private.
 _NAT64, _LOCAL_NAT64 = ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48")
+# What not every version of Python, or none, takes for special: services of the network that one is in, relays
+# of 6to4 (RFC 7526), addresses of documentation (RFC 9637), and Azure's for its machines alone, whose
+# number looks as public as any.
+_OTHERS = tuple(
+    map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "3fff::/20"))
+)
 
 Address = IPv4Address | IPv6Address
 
@@ -81,9 +87,10 @@ def is_public(address: Address) -> bool:
         # Python takes site-local addresses for global, as they are deprecated; networks may still use them.
         if address in _LOCAL_NAT64 or address.is_site_local:
             return False
-    return address.is_global and not (
+    is_special = (
         address.is_multicast or address.is_reserved or address.is_unspecified or address.is_link_local
     )
+    return address.is_global and not is_special and not any(address in network for network in _OTHERS)
 
 
 def resolve(target: httpx.URL, *, allow_private: bool) -> list[Address]:

@@ -16,7 +16,21 @@ from pipeline.ledger import ChunkResult, Claim, LeaseLostError, PlannedChunk, St
 from pipeline.states import RUNNING, UNFINISHED, WAITING, change_status, lock_job
 from schemas.enums import ChunkState, JobKind, JobStatus, Stage
 from schemas.own import RecordFailure, WorkChunk
-from schemas.reference import AnalyticsJob, IngestJob
+from schemas.reference import AnalyticsJob, IngestJob, Project
+
+
+def hold_project(session: Session, project_id: str) -> None:
+    """Keep a project from being deleted until this transaction ends; before anything of it is locked.
+
+    Its deletion locks the project first, and then all that belongs to it: whoever works on some of that in
+    another order would wait for the deletion, and the deletion for them. `lock_job` does the same.
+
+    Raises:
+        LeaseLostError: it is gone, and all work on it with it: roll back.
+    """
+    question = select(Project.id).where(Project.id == project_id)
+    if session.scalar(question.with_for_update(read=True, key_share=True)) is None:
+        raise LeaseLostError(f"the project {project_id} was deleted")
 
 
 def lock_running(session: Session, held: Claim) -> JobStatus:
@@ -96,17 +110,22 @@ def give_back(session: Session, held: Claim, *, delay: float, error: str, is_cou
         fail_if_stopped(session, held.kind, held.ref.job_id)
 
 
-def stop_job(session: Session, held: Claim, reason: str) -> None:
+def stop_job(session: Session, held: Claim, reason: str) -> bool:
     """Fail the job that a chunk belongs to, once what is being worked on has been kept.
 
     No further chunk begins. Whoever ends the last one, or the sweeper where it died, fails the job.
+
+    Returns:
+        False where the lease was lost: the job has ended, or was retried since, maybe with other settings.
     """
     job_id = held.ref.job_id
     if lock_job(session, held.kind, job_id) not in UNFINISHED:
-        return
+        return False
+    if not ledger.release(session, held, delay=0.0, error=reason, is_counted=False):
+        return False
     ledger.begin_stop(session, job_id, reason)
-    ledger.release(session, held, delay=0.0, error=reason, is_counted=False)
     fail_if_stopped(session, held.kind, job_id)
+    return True
 
 
 def fail_if_stopped(session: Session, kind: JobKind, job_id: str) -> None:
@@ -122,10 +141,12 @@ def fail_chunk(session: Session, held: Claim, error: str) -> None:
     Raises:
         LeaseLostError: as in `finish_chunk`.
     """
+    lock_running(session, held)
+    # Others may have planned since, or the job was retried; a part may have been settled since the claim.
+    held = ledger.look_again(session, held)
     if held.ref.number == ledger.PLAN:
         fail_job(session, held.kind, held.ref.job_id, error)
         return
-    lock_running(session, held)
     tally = ledger.give_up(session, held, error)
     list_chunk(session, held, error)
     _count(session, held, ChunkResult(done=0, failed=held.record_count))

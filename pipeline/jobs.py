@@ -1,24 +1,26 @@
 """Jobs as people see them: listing, progress, cancelling, retrying."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, literal, or_, select, union_all, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
 from pipeline.ai import Usage, list_spent, read_spent
+from pipeline.audit import note_job
 from pipeline.errors import ConflictError, InputError, NotFoundError
-from pipeline.failures import forget_failures
-from pipeline.states import ENDED, RUNNING, WAITING, change_status, job_table, lock_job
+from pipeline.failures import count_failures, forget_failures, take_up_command
+from pipeline.idempotency import claim_key
+from pipeline.states import ENDED, RUNNING, UNFINISHED, WAITING, change_status, job_table, lock_job
 from pipeline.uploads import find_upload
-from schemas.enums import AnalysisScope, ChunkState, JobKind, JobStatus, RecordType, Stage
+from schemas.enums import ChunkState, JobKind, JobStatus, RecordType, Stage
 from schemas.options import AnalysisOptions
-from schemas.own import RecordFailure, WorkChunk, WorkJob, WorkStage
+from schemas.own import WorkChunk, WorkJob, WorkStage
 from schemas.reference import AnalyticsJob, IngestJob, Project
 
 
@@ -75,6 +77,13 @@ class JobView:
     # What its calls of models have used; None before the first.
     spent: Usage | None = None
     budget_usd: float | None = None
+    # Why a chunk of it is not worked on at the moment, as a server that is away; None where none waits so.
+    waiting_for: str | None = None
+
+    @property
+    def failed_count(self) -> int:
+        """Records that its stages have given up for good, with the reason listed (`read_failures`)."""
+        return sum(stage.failed for stage in self.stages if stage.stage in {Stage.VECTORIZE, Stage.ANALYZE})
 
     @property
     def is_ended(self) -> bool:
@@ -138,12 +147,14 @@ def view_jobs(
     stages = _stages(session, [job.id for job, _ in rows])
     ids = [job.id for job, _ in rows]
     followers, spent, budgets = _followers(session, ids), list_spent(session, ids), _budgets(session, ids)
+    waiting = _waiting(session, [job.id for job, _ in rows if job.status in UNFINISHED])
     return [
         replace(
             _view(kind, job, project_name, stages.get(job.id, {})),
             follower_id=followers.get(job.id),
             spent=spent.get(job.id),
             budget_usd=budgets.get(job.id),
+            waiting_for=waiting.get(job.id),
         )
         for job, project_name in rows
     ]
@@ -206,6 +217,22 @@ def _followers(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
     return {row.follows_job_id: row.job_id for row in rows if row.follows_job_id}
 
 
+def _waiting(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
+    """Find why chunks wait that were given back: the reason of the one that waits longest."""
+    rows = session.execute(
+        select(WorkChunk.job_id, WorkChunk.error)
+        .where(
+            WorkChunk.job_id.in_(job_ids),
+            WorkChunk.state == ChunkState.PENDING,
+            WorkChunk.not_before > func.now(),
+            WorkChunk.error.is_not(None),
+        )
+        .ext(distinct_on(WorkChunk.job_id))
+        .order_by(WorkChunk.job_id, WorkChunk.not_before.desc())
+    )
+    return {row.job_id: row.error for row in rows if row.error}
+
+
 def _budgets(session: Session, job_ids: Sequence[str]) -> dict[str, float]:
     budget = WorkJob.options["budget_usd"].as_float()
     rows = session.execute(
@@ -235,6 +262,7 @@ def cancel_job(session: Session, job_id: str) -> str:
     if not change_status(session, kind, full_id, JobStatus.CANCELLED):
         raise ConflictError(f"job {full_id} is {status} and cannot be cancelled", job_id=full_id)
     ledger.stop_job(session, full_id)
+    note_job(session, "job.cancel", kind, full_id, status=status)
     return full_id
 
 
@@ -252,7 +280,9 @@ def retry_job(session: Session, job_id: str, *, budget_usd: float | None = None)
         InputError: the job is no analysis and so has no budget.
         ConflictError: it is running or completed (then it says what takes up the records that failed), the
             project has another active analysis, or the budget is spent.
+        KeyTakenError: the same request did it already (see `pipeline.idempotency`).
     """
+    claim_key(session, resolve_job(session, job_id)[1])
     kind, full_id, status = _lock_resolved(session, job_id)
     if status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
         hint = _failed_records_hint(session, kind, full_id) if status is JobStatus.COMPLETED else ""
@@ -270,29 +300,17 @@ def retry_job(session: Session, job_id: str, *, budget_usd: float | None = None)
     except IntegrityError as error:  # analytics_jobs_one_active
         raise ConflictError("the project is being analyzed by another job: wait for its end") from error
     _reopen(session, stage)
+    note_job(session, "job.retry", kind, full_id, stage=stage.stage, budget_usd=budget_usd)
     return full_id
 
 
 def _failed_records_hint(session: Session, kind: JobKind, job_id: str) -> str:
     """Say what takes up the records that failed in a completed job; empty where none did."""
-    count = session.scalar(select(func.count()).where(RecordFailure.job_id == job_id))
+    count = sum(count_failures(session, job_id).values())
     if not count:
         return ""
-    table = job_table(kind)
-    project = session.scalars(
-        select(Project.name).join(table, table.project_id == Project.id).where(table.id == job_id)
-    ).one()
-    command = f"opspipe vectorize {shlex.quote(project)}"
-    if kind is JobKind.ANALYTICS:
-        options = AnalysisOptions.model_validate(session.get_one(WorkJob, job_id).options)
-        command = f"opspipe analyze {shlex.quote(project)}"
-        if options.scope is not AnalysisScope.MISSING:
-            # A record that failed still has the result that this job was to replace.
-            command += f" --scope {options.scope}"
-        if options.likert:
-            command += " --likert"
     records = "record" if count == 1 else "records"
-    return f". `{command}` takes up the {count} {records} that failed in it"
+    return f". `{take_up_command(session, kind, job_id)}` takes up the {count} {records} that failed in it"
 
 
 def _set_budget(session: Session, kind: JobKind, job_id: str, budget_usd: float | None) -> None:
@@ -318,9 +336,16 @@ def _is_open() -> ColumnElement[bool]:
 
 
 def _unfinished_stage(session: Session, job_id: str) -> WorkStage | None:
+    """Give the stage that the job had come to.
+
+    One before it may have records that failed, and is over all the same: what follows it is begun only once.
+    """
     unfinished = select(WorkChunk.stage).where(WorkChunk.job_id == job_id, _is_open()).distinct()
     return session.scalar(
-        select(WorkStage).where(WorkStage.job_id == job_id, WorkStage.stage.in_(unfinished)).limit(1)
+        select(WorkStage)
+        .where(WorkStage.job_id == job_id, WorkStage.stage.in_(unfinished))
+        .order_by(WorkStage.queued_at.desc())
+        .limit(1)
     )
 
 

@@ -14,6 +14,9 @@ from pipeline.storage import Readable
 
 log = logging.getLogger(__name__)
 
+# A renewal that failed is tried again so soon: a database that is back gives everybody just one lease.
+_TRY_AGAIN_SECONDS = 1.0
+
 _current: ContextVar["LeaseKeeper | None"] = ContextVar("lease", default=None)
 
 
@@ -80,12 +83,15 @@ class LeaseKeeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        while not self._over.wait(self._lease_seconds / 3):
+        usual = pause = self._lease_seconds / 3
+        while not self._over.wait(pause):
+            pause = usual
             try:
                 with transaction() as session:
                     is_held = ledger.renew(session, self._held, lease_seconds=self._lease_seconds)
             except TransientError as error:
                 log.warning("could not renew the lease of %s: %s", self._held.ref, error)
+                pause = min(usual, _TRY_AGAIN_SECONDS)
                 continue
             if not is_held:
                 # The completion would be refused by its fence; nothing more to keep.

@@ -19,12 +19,15 @@ from pipeline.settings import get_settings
 from schemas.base import Base
 
 _VERSION_TABLE = "opspipe_schema_version"
-_TRIGGERS = (
-    "opspipe_forget_deleted",
-    "opspipe_forget_truncated",
-    "opspipe_claim_inserted",
-    "opspipe_claim_updated",
-)
+_TRIGGERS = {
+    "data_records": (
+        "opspipe_forget_deleted",
+        "opspipe_forget_truncated",
+        "opspipe_claim_inserted",
+        "opspipe_claim_updated",
+    ),
+    "audit_log": ("opspipe_keep_audit_log",),
+}
 # Any number will do, as long as every process takes the same.
 _LOCK = 0x6F7073706970
 
@@ -63,9 +66,16 @@ def _context(connection: Connection) -> MigrationContext:
     return MigrationContext.configure(connection, opts=options)
 
 
-def _is_ours(_item: Any, name: str | None, kind: str, is_reflected: bool, _other: Any) -> bool:  # noqa: ANN401, FBT001 - Alembic's signature
-    # Tables of another application in the same database are none of our business.
-    return not (kind == "table" and is_reflected and name not in Base.metadata.tables)
+def _is_ours(item: Any, name: str | None, kind: str, is_reflected: bool, _other: Any) -> bool:  # noqa: ANN401, FBT001 - Alembic's signature
+    # Tables of another application in the same database are none of our business, and auth.users may be
+    # Supabase's: that it is there is seen by the foreign key on it.
+    if kind != "table":
+        return True
+    return name in Base.metadata.tables if is_reflected else item.schema is None
+
+
+def _our_tables() -> list[Table]:
+    return [table for table in Base.metadata.sorted_tables if table.schema is None]
 
 
 def upgrade(engine: Engine) -> str:
@@ -127,7 +137,7 @@ def check(engine: Engine) -> list[str]:
         drift += _unlike_enums(connection)
         inspector = inspect(connection)
         present = set(inspector.get_table_names())
-        for table in Base.metadata.sorted_tables:
+        for table in _our_tables():
             if table.name in present:
                 drift += _missing_constraints(inspector, table) + _unlike_predicates(inspector, table)
         drift += _idle_triggers(connection)
@@ -138,7 +148,7 @@ def check(engine: Engine) -> list[str]:
 
 
 def _unlike_enums(connection: Connection) -> list[str]:
-    columns = (column for table in Base.metadata.sorted_tables for column in table.columns)
+    columns = (column for table in _our_tables() for column in table.columns)
     wanted = {column.type.name: column.type.enums for column in columns if isinstance(column.type, Enum)}
     rows = connection.execute(
         text("""
@@ -180,9 +190,14 @@ def _unlike_predicates(inspector: Inspector, table: Table) -> list[str]:
 
 
 def _idle_triggers(connection: Connection) -> list[str]:
-    query = "SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass('data_records') AND tgenabled <> 'D'"
-    at_work = set(connection.scalars(text(query)))
-    return [f"data_records lacks the trigger {name}" for name in _TRIGGERS if name not in at_work]
+    query = text("SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass(:table) AND tgenabled <> 'D'")
+    at_work = {table: set(connection.scalars(query, {"table": table})) for table in _TRIGGERS}
+    return [
+        f"{table} lacks the trigger {name}"
+        for table, names in _TRIGGERS.items()
+        for name in names
+        if name not in at_work[table]
+    ]
 
 
 def _describe(difference: Any) -> list[str]:  # noqa: ANN401 - Alembic's tuples come in many shapes

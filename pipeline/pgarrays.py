@@ -1,12 +1,12 @@
 """Arrays in PostgreSQL's binary format, packed at once where the driver would take some µs for each element.
 
 The format: array_recv in src/backend/utils/adt/arrayfuncs.c; of the elements: the receive functions of their
-types.
+types, also pgvector's vector_recv.
 """
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,12 @@ _XID, _XIDS = 28, 1011
 _DOUBLE, _DOUBLES = 701, 1022
 _UUID, _UUIDS = 2950, 2951
 _UUID_START = _LENGTH(16)
+# pgvector's are the database's own.
+_FIND_VECTOR = """
+    SELECT kind.oid::bigint, kind.typarray::bigint FROM pg_extension AS extension
+    JOIN pg_type AS kind ON kind.typnamespace = extension.extnamespace AND kind.typname = 'vector'
+    WHERE extension.extname = 'vector'
+"""
 
 
 class PackedArray:
@@ -53,6 +59,17 @@ class PackedUuids(PackedArray):
 
 class PackedXids(PackedArray):
     """An xid[]."""
+
+
+class PackedVectors(PackedArray):
+    """A vector[], of pgvector's type."""
+
+
+class VectorType(NamedTuple):
+    """What pgvector's type and that of its arrays are in a database."""
+
+    element: int
+    array: int
 
 
 class _PackedDumper(Dumper):
@@ -98,6 +115,18 @@ def takes_packed(cursor: Cursor[Any]) -> Cursor[Any]:
     return cursor
 
 
+def takes_vectors(cursor: Cursor[Any]) -> VectorType | None:
+    """Let a cursor take vectors of pgvector too, where its database has that; gives their type."""
+    row = cursor.execute(_FIND_VECTOR, prepare=True).fetchone()
+    if row is None:
+        return None
+    kind = VectorType(*row)
+    cursor.adapters.register_dumper(
+        PackedVectors, type("_VectorsDumper", (_PackedDumper,), {"oid": kind.array})
+    )
+    return kind
+
+
 def pack_texts(values: Sequence[str]) -> PackedTexts:
     """Pack texts, none of them None."""
     encoded = [value.encode() for value in values]
@@ -126,16 +155,34 @@ def pack_doubles(values: NDArray[np.floating[Any]]) -> PackedDoubles:
     return PackedDoubles(_pack_numbers(_DOUBLE, values, ">f8"))
 
 
+def pack_vectors(values: NDArray[np.float32], kind: VectorType) -> PackedVectors:
+    """Pack n vectors, shape (n, dimensions)."""
+    count, dimensions = values.shape
+    row = np.dtype(
+        [("length", ">i4"), ("dimensions", ">i2"), ("unused", ">i2"), ("values", ">f4", dimensions)]
+    )
+    packed, rows = _empty(kind.element, count, row)
+    rows["length"] = row.itemsize - rows["length"].itemsize
+    rows["dimensions"], rows["unused"], rows["values"] = dimensions, 0, values
+    return PackedVectors(packed)
+
+
 def _pack_numbers(element: int, values: NDArray[Any], kind: str) -> memoryview:
-    start = _start(element, values.size)
-    row = np.dtype([("length", ">i4"), ("value", kind)])
-    # In place: copies of some MB cost as much as the packing.
-    packed = np.empty(len(start) + values.size * row.itemsize, dtype=np.uint8)
-    packed[: len(start)] = np.frombuffer(start, dtype=np.uint8)
-    rows = packed[len(start) :].view(row)
-    rows["length"] = row["value"].itemsize
+    packed, rows = _empty(element, values.size, np.dtype([("length", ">i4"), ("value", kind)]))
+    rows["length"] = rows["value"].itemsize
     rows["value"] = values.reshape(-1)
-    return packed.data
+    return packed
+
+
+def _empty(element: int, count: int, row: np.dtype[Any]) -> tuple[memoryview, NDArray[Any]]:
+    """Make room for an array and give it, with its elements to be filled in.
+
+    In place: copies of some MB cost as much as the packing.
+    """
+    start = _start(element, count)
+    packed = np.empty(len(start) + count * row.itemsize, dtype=np.uint8)
+    packed[: len(start)] = np.frombuffer(start, dtype=np.uint8)
+    return packed.data, packed[len(start) :].view(row)
 
 
 def _joined(element: int, parts: Sequence[bytes], count: int) -> bytes:

@@ -11,11 +11,11 @@ from pipeline.ai import (
     Prompt,
     Provider,
     Vectors,
+    at_once,
     embed_or_raise,
     open_provider,
     require_models,
     run,
-    trial,
 )
 from pipeline.ai.local import LocalProvider
 from pipeline.analyze.coverage import COVERAGE_MODEL, assess_coverage
@@ -65,7 +65,7 @@ def probe_models(config: AiConfig) -> list[ModelAnswer]:
         FatalError: the settings name no provider that can be used.
     """
     provider = open_provider(config)
-    with trial():
+    with at_once(ends_pause=True):
         return [_probe_embedding(provider), _probe_analysis(provider, config)]
 
 

@@ -2,15 +2,17 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pipeline.errors import InputError, NotFoundError
+from pipeline.audit import note
+from pipeline.errors import DuplicateError, InputError, NotFoundError
 from pipeline.guidelines import Guidelines, decode_guidelines, encode_guidelines, read_guidelines
-from pipeline.ids import new_cuid
+from pipeline.ids import is_cuid, new_cuid
 from schemas.own import GuidelinesText
 from schemas.reference import Project
 
@@ -21,6 +23,19 @@ class ProjectRef:
 
     id: str
     name: str
+
+
+@dataclass(frozen=True)
+class ProjectView:
+    """A project as it is listed; without an owner where that was deleted, or the command line made it."""
+
+    id: str
+    name: str
+    owner_id: UUID | None
+    has_guidelines: bool
+    guidelines_file_name: str | None
+    created_at: datetime
+    updated_at: datetime
 
 
 def find_project(session: Session, name_or_id: str) -> ProjectRef:
@@ -52,16 +67,60 @@ def ensure_project(session: Session, name: str) -> ProjectRef:
     Raises:
         InputError: the name is blank.
     """
+    try:
+        return find_project(session, name.strip())
+    except NotFoundError:
+        _insert_project(session, name, None)
+        return find_project(session, name.strip())
+
+
+def create_project(session: Session, name: str, *, owner_id: UUID) -> ProjectRef:
+    """Make a project that belongs to somebody.
+
+    Raises:
+        InputError: the name is none that a project can have.
+        DuplicateError: there is a project of this name.
+    """
+    project_id = _insert_project(session, name, owner_id)
+    if project_id is None:
+        raise DuplicateError(f"there is a project {name.strip()!r} already: choose another name")
+    return ProjectRef(project_id, name.strip())
+
+
+def _insert_project(session: Session, name: str, owner_id: UUID | None) -> str | None:
+    """Make a project and give its id; None where there is one of the name."""
     name = name.strip()
     if not name:
         raise InputError("a project needs a name")
-    try:
-        return find_project(session, name)
-    except NotFoundError:
-        session.execute(
-            upsert(Project).values(id=new_cuid(), name=name).on_conflict_do_nothing(index_elements=["name"])
-        )
-        return find_project(session, name)
+    if is_cuid(name):
+        # Else it would be found where the project with this id is meant.
+        raise InputError("a project's name must not look like an id: choose another name")
+    made = session.scalar(
+        upsert(Project)
+        .values(id=new_cuid(), name=name, owner_id=owner_id)
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(Project.id)
+    )
+    if made is not None:
+        note(session, "project.create", "project", made, made, name=name)
+    return made
+
+
+def list_projects(session: Session) -> list[ProjectView]:
+    """List the projects by name."""
+    has_guidelines = func.coalesce(Project.guidelines, "") != ""
+    rows = session.execute(
+        select(
+            Project.id,
+            Project.name,
+            Project.owner_id,
+            has_guidelines,
+            Project.guidelines_file_name,
+            Project.created_at,
+            Project.updated_at,
+        ).order_by(Project.name)
+    )
+    return [ProjectView(*row) for row in rows]
 
 
 def set_guidelines(session: Session, project_id: str, pdf: bytes, *, file_name: str) -> Guidelines:
@@ -81,6 +140,16 @@ def set_guidelines(session: Session, project_id: str, pdf: bytes, *, file_name: 
         )
     )
     _keep_text(session, guidelines)
+    note(
+        session,
+        "guidelines.set",
+        "project",
+        project_id,
+        project_id,
+        file_name=file_name,
+        sha256=guidelines.sha256,
+        rules=len(guidelines.rules),
+    )
     return guidelines
 
 

@@ -1,19 +1,30 @@
-"""Listing records: filtered, in order of time or score, page by page. Nothing here changes one."""
+"""Listing records: filtered, in order of time or score, page by page. Nothing here changes one.
+
+Every listing goes by an index, and what no index helps with, as a search in the text, is bounded in time
+(docs/decisions/0018).
+"""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, asc, desc, null, select, tuple_
+from psycopg.errors import QueryCanceled
+from sqlalchemy import ColumnElement, Select, Text, asc, cast, desc, func, literal, null, select, tuple_
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from pipeline.errors import InputError
+from pipeline.moments import within_years
 from schemas.enums import RecordCategory, RecordOrder, RecordType
 from schemas.own import Alignment
 from schemas.reference import DataRecord
+
+# The most that a page may take; one that an index leads to takes milliseconds.
+_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,8 @@ class RecordFilter:
 class RecordView:
     """A record as listings show it; score, model and provider are None where there is no alignment.
 
-    The embedding is None where it was not asked for, and empty where it is pending.
+    The embedding is None where it was not asked for, and empty where it is pending. Other clients write to
+    the same columns: it and the metadata may be anything that these hold.
     """
 
     id: str
@@ -41,7 +53,7 @@ class RecordView:
     category: RecordCategory | None
     source: str
     content: str
-    metadata: dict[str, Any] | None
+    metadata: Any
     alignment_analysis: str | None
     alignment_score: int | None
     alignment_model: str | None
@@ -52,7 +64,7 @@ class RecordView:
     ingest_job_id: str | None
     created_at: datetime
     updated_at: datetime
-    embedding: list[float] | None
+    embedding: list[Any] | None
 
 
 @dataclass(frozen=True)
@@ -85,22 +97,60 @@ def list_records(
         with_embedding: read embeddings too.
 
     Raises:
-        InputError: the cursor is of another order, or none at all.
+        InputError: the cursor is of another order, or none at all, or the page takes too long to find.
     """
-    is_by_score = sort_by is RecordOrder.ALIGNMENT_SCORE
-    key = Alignment.score if is_by_score else DataRecord.created_at
-    question = _question(with_embedding=with_embedding).where(*_conditions(wanted)).limit(limit + 1)
-    if is_by_score:
-        question = question.where(Alignment.record_id.is_not(None))
     order = _Order(sort_by, is_ascending)
+    question = _listing(wanted, order, cursor, limit=limit, with_embedding=with_embedding)
+    with _bounded(session):
+        rows = [dict(row) for row in session.execute(question).mappings()]
+    places = [row.pop("place") for row in rows]
+    records = [RecordView(**row) for row in rows[:limit]]
+    has_more = len(rows) > limit
+    return RecordPage(records, order.write_cursor(places[limit - 1], records[-1].id) if has_more else None)
+
+
+def _listing(
+    wanted: RecordFilter, order: "_Order", cursor: str | None, *, limit: int, with_embedding: bool
+) -> Select[Any]:
+    question = _question(with_embedding=with_embedding).where(*_conditions(wanted)).limit(limit + 1)
+    # As the columns are and nothing made of them, and of one table: else no index has this order.
+    key: tuple[Any, Any] = (DataRecord.created_at, DataRecord.id)
+    if order.is_by_score:
+        key = (Alignment.score, Alignment.record_id)
+        question = question.where(Alignment.record_id.is_not(None))
+    question = question.add_columns(cast(key[0], Text).label("place"))
     if cursor is not None:
-        last, place = order.read_cursor(cursor), tuple_(key, DataRecord.id)
-        question = question.where(place > last if is_ascending else place < last)
-    ordered = [asc(key), asc(DataRecord.id)] if is_ascending else [desc(key), desc(DataRecord.id)]
-    records = [RecordView(**row) for row in session.execute(question.order_by(*ordered)).mappings()]
-    has_more = len(records) > limit
-    records = records[:limit]
-    return RecordPage(records, order.write_cursor(records[-1]) if has_more else None)
+        place, last_id = order.read_cursor(cursor)
+        last = tuple_(cast(literal(place, Text), key[0].type), literal(last_id, Text))
+        question = question.where(tuple_(*key) > last if order.is_ascending else tuple_(*key) < last)
+    return question.order_by(*map(asc if order.is_ascending else desc, key))
+
+
+@contextmanager
+def _bounded(session: Session) -> Iterator[None]:
+    """Let the planner go by indexes, and end what takes too long; the transaction is as before afterwards."""
+    with session.begin_nested() as savepoint:
+        milliseconds = f"{_SECONDS * 1000:.0f}"
+        # Of a search that finds little it would rather read the whole table, other projects included.
+        session.execute(
+            select(
+                func.set_config("statement_timeout", milliseconds, True),
+                func.set_config("enable_seqscan", "off", True),
+            )
+        )
+        try:
+            yield
+        except OperationalError as error:
+            if not isinstance(error.orig, QueryCanceled):
+                raise
+            raise InputError(
+                f"no page of this listing was found within {_SECONDS:g} s: search for what is more "
+                "frequent, or in fewer records, by project, type, category or job"
+            ) from None
+        except DataError:
+            raise InputError("the cursor is none: take nextCursor of the page before as it is") from None
+        # What was set for it ends with it.
+        savepoint.rollback()
 
 
 def _question(*, with_embedding: bool) -> Select[Any]:
@@ -120,8 +170,8 @@ def _question(*, with_embedding: bool) -> Select[Any]:
         DataRecord.created_by_name,
         DataRecord.created_by_email,
         DataRecord.ingest_job_id,
-        DataRecord.created_at,
-        DataRecord.updated_at,
+        within_years(DataRecord.created_at).label("created_at"),
+        within_years(DataRecord.updated_at).label("updated_at"),
         # A vector is many times as large as the rest of its record.
         (DataRecord.embedding if with_embedding else null()).label("embedding"),
     ).outerjoin(Alignment, Alignment.record_id == DataRecord.id)
@@ -150,20 +200,25 @@ class _Order:
     sort_by: RecordOrder
     is_ascending: bool
 
-    def write_cursor(self, last: RecordView) -> str:
-        is_by_score = self.sort_by is RecordOrder.ALIGNMENT_SCORE
-        value = last.alignment_score if is_by_score else last.created_at.isoformat()
-        found = orjson.dumps([self.sort_by, self.is_ascending, value, last.id])
+    @property
+    def is_by_score(self) -> bool:
+        return self.sort_by is RecordOrder.ALIGNMENT_SCORE
+
+    def write_cursor(self, place: str, last_id: str) -> str:
+        """Write down the sort key, as PostgreSQL writes it, and the id of a page's last record."""
+        found = orjson.dumps([self.sort_by, self.is_ascending, place, last_id])
         return base64.urlsafe_b64encode(found).decode()
 
-    def read_cursor(self, cursor: str) -> tuple[Any, str]:
+    def read_cursor(self, cursor: str) -> tuple[str, str]:
         """Give the sort key and the id of the last record of the page before."""
         try:
-            sort_by, is_ascending, value, last_id = orjson.loads(base64.urlsafe_b64decode(cursor))
-            if (sort_by, is_ascending) != (self.sort_by, self.is_ascending):
-                raise InputError("the cursor is of another order: ask for the first page of this one")
-            is_by_score = self.sort_by is RecordOrder.ALIGNMENT_SCORE
-            return int(value) if is_by_score else datetime.fromisoformat(value), str(last_id)
+            sort_by, is_ascending, place, last_id = orjson.loads(base64.urlsafe_b64decode(cursor))
         except (ValueError, TypeError) as error:
             # binascii.Error and JSONDecodeError are ValueErrors.
             raise InputError("the cursor is none: take nextCursor of the page before as it is") from error
+        if (sort_by, is_ascending) != (self.sort_by, self.is_ascending):
+            raise InputError("the cursor is of another order: ask for the first page of this one")
+        # PostgreSQL takes no such text at all.
+        if "\0" in f"{place}{last_id}":
+            raise InputError("the cursor is none: take nextCursor of the page before as it is")
+        return str(place), str(last_id)

@@ -13,6 +13,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from pipeline.audit import note_job
 from pipeline.database import transaction
 from pipeline.errors import InputError, NotFoundError, TransientError
 from pipeline.jobs import resolve_job
@@ -88,6 +89,7 @@ def delete_job(session: Session, job_id: str) -> str:
     session.execute(
         upsert(Removal).from_select(["job_id", "project_id"], project_id).on_conflict_do_nothing()
     )
+    note_job(session, "job.delete", kind, full_id)
     session.execute(delete(IngestJob).where(IngestJob.id == full_id))
     return full_id
 

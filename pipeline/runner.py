@@ -29,6 +29,8 @@ WORK: Mapping[Stage, tuple[Callable[[Claim], None], Callable[[Claim], None]]] = 
     Stage.COMPARE: (plan_compare, compare_chunk),
     Stage.ANALYZE: (plan_analyze, assess_chunk),
 }
+# Their models may be paid for by the call.
+_PAID = frozenset({Stage.VECTORIZE, Stage.ANALYZE})
 _SHORTEST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.5, 60.0
 
 
@@ -41,20 +43,37 @@ def run_chunk(ref: ChunkRef) -> list[ChunkRef]:
         TransientError: the database could not be asked; the sweeper will publish the chunk again.
     """
     settings = get_settings()
-    # A claim that a crash forgets leaves its chunk unclaimed: the fence refuses who still works on it.
-    with transaction(is_durable=False) as session:
+    # A chunk whose claim a crash forgets is worked on twice: only where that costs nothing but a second.
+    with transaction(is_durable=ref.stage in _PAID) as session:
         held = ledger.claim(session, ref, worker=_worker_name(), lease_seconds=settings.lease_seconds)
     if held is None:
         log.info("nothing to do for %s", ref)
         return []
     _work(held)
-    return publish_next(ref.job_id, settings.publish_window if ref.number == PLAN else 1)
+    return publish_next(ref.job_id)
 
 
-def publish_next(job_id: str, limit: int) -> list[ChunkRef]:
-    """Take the next unpublished chunks of a job, and the analyses that its end makes due."""
+def find_small(beside: ChunkRef) -> ChunkRef | None:
+    """Find a small job's chunk that could be worked on in the middle of another one (`pipeline.courtesy`).
+
+    Raises:
+        TransientError: the database could not be asked.
+    """
+    with transaction() as session:
+        return ledger.find_small(session, beside=beside, max_bytes=get_settings().chunk_bytes)
+
+
+def publish_next(job_id: str, limit: int | None = None) -> list[ChunkRef]:
+    """Take the next unpublished chunks of a job, and the analyses that its end makes due.
+
+    Args:
+        job_id: the job.
+        limit: how many chunks; None for as many as keep its workers busy (`ledger.count_room`).
+    """
     # Marks that a crash forgets the sweeper makes again; a message for what is forgotten finds nothing to do.
     with transaction(is_durable=False) as session:
+        if limit is None:
+            limit = ledger.count_room(session, job_id, most=get_settings().publish_window)
         refs = ledger.take_unpublished(session, job_id, limit)
         if not refs:
             started = start_due_analyses(session)
@@ -73,14 +92,20 @@ def _work(held: Claim) -> None:
     except TransientError as error:
         _give_back(held, error)
     except FatalError as error:
-        log.error("job %s fails: %s", held.ref.job_id, error)  # noqa: TRY400 - it says all; no traceback
-        with transaction() as session:
-            flow.stop_job(session, held, str(error))
+        _stop_job(held, str(error))
     except PermanentError as error:
         _give_up(held, str(error))
     except Exception as error:  # an error nobody foresaw: kept with the chunk, tried again, then given up
         log.exception("unexpected error in %s", held.ref)
         _after_unexpected(held, f"unexpected {type(error).__name__}: {one_line(error)}")
+
+
+def _stop_job(held: Claim, reason: str) -> None:
+    with transaction() as session:
+        if flow.stop_job(session, held, reason):
+            log.error("job %s fails: %s", held.ref.job_id, reason)
+        else:
+            log.warning("%s is not wanted any more, and so does not fail its job: %s", held.ref, reason)
 
 
 def _give_back(held: Claim, error: TransientError) -> None:

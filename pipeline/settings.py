@@ -33,7 +33,13 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     flower_port: int = Field(default=5555, ge=1, le=65535)
+    # Requests of a token, or of an address without one; empty: any number.
+    rate_limit: str = "1200/minute"
+    # Whether figures for Prometheus are told to everybody at /metrics.
+    metrics: bool = False
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
+    # A client that sends a file is taken to have hung up when nothing came for so long.
+    upload_silence_seconds: int = Field(default=60, ge=1)
     # Days that an upload's file is kept after its jobs have ended.
     upload_retention_days: int = Field(default=30, ge=0)
 
@@ -59,12 +65,14 @@ class Settings(BaseSettings):
     ai_call_seconds: int = Field(default=300, ge=1)
     # How long a dead worker's chunk waits; a living one renews its lease three times in this time.
     lease_seconds: int = Field(default=15, ge=1)
-    # Chunks of one job that are on the queue at a time, so that a large job does not hold up a small one.
+    # Chunks of one job that wait for a worker at most, so that a large job does not hold up a small one.
     publish_window: int = Field(default=16, ge=1)
     timezone: str = "UTC"
 
     ai_provider: str = Field(default="", validation_alias="AI_PROVIDER")
     ai_host: str = Field(default="", validation_alias="AI_HOST")
+    # Where another server embeds than answers.
+    embedding_host: str = Field(default="", validation_alias="EMBEDDING_HOST")
     llm_model: str = Field(default="", validation_alias="LLM_MODEL")
     embedding_model: str = Field(default="", validation_alias="EMBEDDING_MODEL")
     openrouter_host: str = Field(default="", validation_alias="OPENROUTER_HOST")
@@ -77,6 +85,7 @@ class Settings(BaseSettings):
     llm_output_price: str = Field(default="", validation_alias="LLM_OUTPUT_PRICE")
     similarity_threshold: str = Field(default="", validation_alias="SIMILARITY_THRESHOLD")
     ai_key: SecretStr | None = Field(default=None, validation_alias="AI_KEY")
+    embedding_key: SecretStr | None = Field(default=None, validation_alias="EMBEDDING_KEY")
     openrouter_api_key: SecretStr | None = Field(default=None, validation_alias="OPENROUTER_API_KEY")
 
     @field_validator("home")

@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from schemas.enums import JobKind, JobStatus, Stage
-from schemas.reference import AnalyticsJob, IngestJob
+from schemas.reference import AnalyticsJob, IngestJob, Project
 
 S = JobStatus
 
@@ -69,9 +69,12 @@ def sources_of(kind: JobKind, target: JobStatus) -> list[JobStatus]:
 def lock_job(session: Session, kind: JobKind, job_id: str) -> JobStatus | None:
     """Lock the job's row until the transaction ends and give its status; None where it is gone.
 
-    Whoever changes a job and its chunks takes this lock first: one order of locks, no deadlock.
+    Whoever changes a job and its chunks takes this lock first: one order of locks, no deadlock. Before it the
+    project is kept from being deleted, because a deletion begins there and ends at the chunks.
     """
     table = job_table(kind)
+    of_job = select(Project.id).join(table, table.project_id == Project.id).where(table.id == job_id)
+    session.execute(of_job.with_for_update(of=Project, read=True, key_share=True))
     status = session.scalar(select(table.status).where(table.id == job_id).with_for_update())
     return None if status is None else JobStatus(status)
 

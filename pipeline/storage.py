@@ -3,14 +3,17 @@
 import hashlib
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
 
-from pipeline.errors import FatalError, InputError
+from pipeline.errors import FatalError, TooLargeError, TransientError
+from pipeline.growing import GrowingFile
 from pipeline.settings import Settings, get_settings
 
 _BLOCK = 1024 * 1024
@@ -42,6 +45,77 @@ class ListedFile:
     modified_at: datetime
 
 
+class ArrivedFile(ABC):
+    """A file whose bytes are in storage already, but not under the key of anything that needs it."""
+
+    @abstractmethod
+    def store_as(self, key: str) -> StoredFile:
+        """Put the file under `key`, durably and without copying it; what is stored there is replaced."""
+
+
+class IncomingFile(ArrivedFile):
+    """A file on its way into storage, hashed and counted as it is written.
+
+    Whatever it holds is gone when the block ends, unless it was stored.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=INCOMING_PREFIX)
+        self._path, self._sink = Path(name), os.fdopen(handle, "wb")
+        self._max_bytes = max_bytes
+        self._digest, self._size = hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what was written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def write(self, block: bytes, /) -> None:
+        """Append a block.
+
+        Raises:
+            TooLargeError: with it there are more than `max_bytes` bytes.
+        """
+        self._size += len(block)
+        if self._max_bytes is not None and self._size > self._max_bytes:
+            raise TooLargeError(too_large(self._max_bytes))
+        self._digest.update(block)
+        self._sink.write(block)
+
+    def store_as(self, key: str) -> StoredFile:
+        """Put the file under `key`, durably; what is stored there is replaced."""
+        self._sink.flush()
+        os.fsync(self._sink.fileno())
+        self._sink.close()
+        self._path.replace(self._path.with_name(key))
+        _sync_folder(self._path.parent)
+        return StoredFile(key, self._size, self._digest.hexdigest())
+
+    def open(self) -> BinaryIO:
+        """Open what has come so far for reading from its start."""
+        self._sink.flush()
+        return self._path.open("rb")
+
+    def discard(self) -> None:
+        """Remove what came so far; of a stored file there is nothing left to remove."""
+        # What is still buffered may not fit on a disk that is full.
+        with suppress(OSError):
+            self._sink.close()
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+
 class FileStorage:
     """A folder of uploads. Keys are relative to it and made by us, never by a user."""
 
@@ -57,48 +131,66 @@ class FileStorage:
             max_bytes: the most that may come.
 
         Raises:
-            InputError: the stream has more than `max_bytes` bytes.
+            TooLargeError: the stream has more than `max_bytes` bytes.
         """
-        target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=INCOMING_PREFIX)
-        digest, size = hashlib.sha256(), 0
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                while block := source.read(_BLOCK):
-                    size += len(block)
-                    if max_bytes is not None:
-                        _check_size(size, max_bytes)
-                    digest.update(block)
-                    sink.write(block)
-                sink.flush()
-                os.fsync(sink.fileno())
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return StoredFile(key, size, digest.hexdigest())
+        with self.begin(max_bytes=max_bytes) as incoming:
+            while block := source.read(_BLOCK):
+                incoming.write(block)
+            return incoming.store_as(key)
+
+    def begin(self, *, max_bytes: int | None = None) -> IncomingFile:
+        """Begin a file that is written block by block, and stored under a key at its end or discarded.
+
+        Args:
+            max_bytes: the most that may be written.
+        """
+        return IncomingFile(self._folder, max_bytes=max_bytes)
 
     def open(self, key: str) -> BinaryIO:
         """Open a stored file for reading from its start.
 
         Raises:
             FatalError: the file is gone.
+            TransientError: the storage cannot be read for the moment.
         """
+        with self._opening(key) as path:
+            return path.open("rb")
+
+    def grow(self, key: str) -> GrowingFile:
+        """Open a stored file for appending to it.
+
+        Raises:
+            FatalError: the file is gone.
+            TransientError: the storage cannot be read for the moment.
+        """
+        with self._opening(key) as path:
+            return GrowingFile(path)
+
+    @contextmanager
+    def _opening(self, key: str) -> Iterator[Path]:
         try:
-            return self._path(key).open("rb")
+            yield self._path(key)
         except FileNotFoundError:
+            # Without its folder it is the storage that is away, as where a share is not mounted.
+            if not self._folder.is_dir():
+                raise TransientError(f"the storage {self._folder} is not there") from None
             raise FatalError(f"the upload {key} is no longer in storage: submit the file again") from None
+        except OSError as error:
+            raise TransientError(f"the upload {key} cannot be read for the moment: {error}") from error
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Read the bytes from `start` up to, not including, `end`.
 
         Raises:
             FatalError: the file is gone or shorter than it was.
+            TransientError: the storage cannot be read for the moment.
         """
         with self.open(key) as source:
-            source.seek(start)
-            data = source.read(end - start)
+            try:
+                source.seek(start)
+                data = source.read(end - start)
+            except OSError as error:
+                raise TransientError(f"the upload {key} cannot be read for the moment: {error}") from error
         if len(data) != end - start:
             raise FatalError(f"the upload {key} ends before byte {end}: submit the file again")
         return data
@@ -124,15 +216,25 @@ class FileStorage:
                         modified = entry.stat(follow_symlinks=False).st_mtime
                         yield ListedFile(entry.name, datetime.fromtimestamp(modified, UTC))
 
+    def sync_names(self) -> None:
+        """See that the names of all files outlive a crash of the machine."""
+        _sync_folder(self._folder)
+
     def _path(self, key: str) -> Path:
         return self._folder / key
 
 
-def _check_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise InputError(
-            f"the file is larger than {max_bytes:,} bytes: split it, or raise OPSPIPE_MAX_UPLOAD_BYTES"
-        )
+def too_large(max_bytes: int) -> str:
+    """Say that a file has more bytes than may come."""
+    return f"the file is larger than {max_bytes:,} bytes: split it, or raise OPSPIPE_MAX_UPLOAD_BYTES"
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def get_storage(settings: Settings | None = None) -> FileStorage:

@@ -5,7 +5,6 @@ of the same chunk waits twice as long.
 """
 
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import Float, and_, cast, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -13,14 +12,13 @@ from sqlalchemy.orm import Session
 from pipeline import flow, ledger
 from pipeline.analyze import start_due_analyses
 from pipeline.database import transaction
-from pipeline.ledger import MAX_ATTEMPTS, ChunkRef, Claim, LeaseLostError
+from pipeline.ledger import MAX_ATTEMPTS, ChunkRef, Claim, LeaseLostError, is_expired
 from pipeline.settings import get_settings
 from pipeline.states import UNFINISHED, lock_job
 from schemas.enums import ChunkState, JobKind, Stage
 from schemas.own import WorkChunk, WorkJob, WorkStage
 
-# A message is taken for lost when its chunk was not claimed for this long; doubled at each publication.
-LOST_AFTER_SECONDS = 15
+# How often the patience with a message is doubled, once for each publication of it.
 _MOST_DOUBLINGS = 5
 _BATCH = 200
 
@@ -33,7 +31,7 @@ def sweep() -> list[ChunkRef]:
         start_due_analyses(session)
         refs = _lost(session)
         for job_id in _active_jobs(session):
-            room = get_settings().publish_window - _in_flight(session, job_id)
+            room = ledger.count_room(session, job_id, most=get_settings().publish_window)
             if room > 0:
                 refs += ledger.take_unpublished(session, job_id, room)
     return refs
@@ -68,7 +66,7 @@ def _exhausted(session: Session) -> list[Claim]:
         select(WorkChunk, WorkJob, WorkStage.context)
         .join(WorkJob, WorkJob.job_id == WorkChunk.job_id)
         .join(WorkStage, and_(WorkStage.job_id == WorkChunk.job_id, WorkStage.stage == WorkChunk.stage))
-        .where(_is_expired(), WorkChunk.attempts >= MAX_ATTEMPTS)
+        .where(is_expired(), WorkChunk.attempts >= MAX_ATTEMPTS)
         .limit(_BATCH)
     )
     return [
@@ -87,21 +85,21 @@ def _exhausted(session: Session) -> list[Claim]:
     ]
 
 
-def _is_expired() -> Any:  # noqa: ANN401 - SQLAlchemy's own type of a condition is not public
-    return and_(WorkChunk.state == ChunkState.LEASED, WorkChunk.leased_until < func.now())
-
-
 def _lost(session: Session) -> list[ChunkRef]:
+    # A message is taken for lost when its chunk was not claimed for as long as a dead worker's chunk waits.
+    lost_after = timedelta(seconds=get_settings().lease_seconds)
     doublings = func.least(WorkChunk.publications - 1, _MOST_DOUBLINGS)
-    patience = timedelta(seconds=LOST_AFTER_SECONDS) * func.power(2.0, cast(doublings, Float))
+    patience = lost_after * func.power(2.0, cast(doublings, Float))
     is_due = and_(
         WorkChunk.state == ChunkState.PENDING,
         or_(WorkChunk.not_before.is_(None), WorkChunk.not_before <= func.now()),
         WorkChunk.published_at < func.now() - patience,
     )
     # A worker that died left its lease behind: no patience needed beyond the lease, but not at every sweep.
+    # One that was given back and taken up by an earlier message has not been published since.
     is_orphan = and_(
-        _is_expired(), WorkChunk.published_at < func.now() - timedelta(seconds=LOST_AFTER_SECONDS)
+        is_expired(),
+        or_(WorkChunk.published_at.is_(None), WorkChunk.published_at < func.now() - lost_after),
     )
     chosen = (
         select(WorkChunk.job_id, WorkChunk.stage, WorkChunk.number)
@@ -134,14 +132,3 @@ def _active_jobs(session: Session) -> list[str]:
             .distinct()
         )
     )
-
-
-def _in_flight(session: Session, job_id: str) -> int:
-    count = session.scalar(
-        select(func.count()).where(
-            WorkChunk.job_id == job_id,
-            WorkChunk.state.in_([ChunkState.PENDING, ChunkState.LEASED]),
-            WorkChunk.published_at.is_not(None),
-        )
-    )
-    return count or 0

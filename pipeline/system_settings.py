@@ -5,17 +5,18 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography.fernet import Fernet, InvalidToken
-from sqlalchemy import func, select
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from pipeline.ai import AiConfig, Limits
+from pipeline.audit import note
 from pipeline.errors import FatalError, InputError
 from pipeline.settings import Settings, get_settings
 from schemas.reference import SystemSetting
@@ -23,7 +24,7 @@ from schemas.reference import SystemSetting
 T = TypeVar("T")
 
 PROVIDERS = ("local", "lmstudio", "openrouter")
-_SECRETS = ("openrouter_key", "ai_key")
+_SECRETS = ("openrouter_key", "ai_key", "embedding_key")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def _url(value: str) -> None:
         )
 
 
+def _optional_url(value: str) -> None:
+    if value:
+        _url(value)
+
+
 def _shown(value: str) -> str:
     """Give a value as it may be shown: of a URL without the name and password of a user."""
     return re.sub(r"//[^/?#]*@", "//***@", value)
@@ -81,9 +87,18 @@ KNOWN = {
     "ai_host": SettingKind(
         "base URL of the OpenAI-compatible server", "http://localhost:1234/v1", "ai_host", _url
     ),
+    "embedding_host": SettingKind(
+        "base URL of the server that embeds, if it is another one; empty: the same",
+        "",
+        "embedding_host",
+        _optional_url,
+    ),
     "llm_model": SettingKind("model that analyzes", "", "llm_model"),
     "embedding_model": SettingKind("model that embeds", "", "embedding_model"),
     "ai_key": SettingKind("key of the server at ai_host, if it wants one; encrypted at rest", "", "ai_key"),
+    "embedding_key": SettingKind(
+        "key of the server at embedding_host, if it wants one; encrypted at rest", "", "embedding_key"
+    ),
     "openrouter_key": SettingKind("OpenRouter's API key, encrypted at rest", "", "openrouter_api_key"),
     "openrouter_host": SettingKind(
         "base URL of OpenRouter's API", "https://openrouter.ai/api/v1", "openrouter_host", _url
@@ -136,6 +151,8 @@ def read_ai_config(session: Session) -> AiConfig:
         llm_model=values["llm_model"],
         embedding_model=values["embedding_model"],
         key=_secret("openrouter_key" if is_openrouter else "ai_key", stored),
+        embedding_host=values["embedding_host"],
+        embedding_key=_secret("embedding_key", stored),
         limits=Limits(batch_texts=get_settings().embed_batch),
         embedding_context=_optional(int, values["embedding_context"]),
         llm_context=_optional(int, values["llm_context"]),
@@ -200,7 +217,8 @@ def write_setting(session: Session, key: str, value: str) -> None:
         kind.check(value)
     except ValueError as error:
         raise InputError(f"{key} cannot be {_shown(value)!r}: {error}") from None
-    stored = _cipher().encrypt(value.encode()).decode() if key in _SECRETS else value
+    _note_change(session, key, value)
+    stored = _present_cipher().encrypt(value.encode()).decode() if key in _SECRETS else value
     row = {"value": stored, "description": kind.description, "updated_at": func.timezone("utc", func.now())}
     session.execute(
         upsert(SystemSetting)
@@ -212,17 +230,83 @@ def write_setting(session: Session, key: str, value: str) -> None:
     )
 
 
+def _note_change(session: Session, key: str, value: str) -> None:
+    """Write down the old and the new value; of a secret only that there is another one."""
+    if key in _SECRETS:
+        note(session, "setting.set", "setting", key)
+        return
+    # Of two who change it at once the second tells the first one's value as the old one.
+    session.execute(select(SystemSetting.key).where(SystemSetting.key == key).with_for_update())
+    old = _value(key, _read_stored(session))
+    note(session, "setting.set", "setting", key, old=_shown(old), new=_shown(value))
+
+
 def _secret(key: str, stored: Mapping[str, str]) -> str | None:
     """Give a key in clear, for the provider's eyes only; a FatalError where another key encrypted it."""
     if key not in stored:
         found = getattr(get_settings(), KNOWN[key].environment)
         return found.get_secret_value() if found is not None else None
     try:
-        return _cipher().decrypt(stored[key].encode()).decode()
+        return _present_cipher().decrypt(stored[key].encode()).decode()
     except InvalidToken:
         raise FatalError(
-            f"{key} was encrypted under another OPSPIPE_SECRET_KEY: set it again with `opspipe settings set`"
+            f"{key} was encrypted under another OPSPIPE_SECRET_KEY: take it over with `opspipe settings "
+            "rotate-key` if that one is known, else set it again with `opspipe settings set`"
         ) from None
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Which stored secrets were encrypted anew, and which were under the present key already."""
+
+    rotated: Sequence[str]
+    kept: Sequence[str]
+
+
+def rotate_secrets(session: Session, old: str) -> Rotation:
+    """Encrypt every stored secret under the present secret key; once more changes nothing.
+
+    Args:
+        session: the transaction to do it in: all of them or none.
+        old: the secret key that was set before, with or without a line end behind it.
+
+    Raises:
+        InputError: one of them is under neither key; nothing is changed.
+    """
+    if not old.strip():
+        raise InputError("the old secret key is empty: give the one that was set before")
+    present, stored = _present_cipher(), _lock_secrets(session)
+    # A file or a pipe mostly ends with a line end that the variable did not have.
+    before = MultiFernet([_cipher(old), _cipher(old.rstrip("\r\n"))])
+    kept = [key for key, value in stored.items() if _decrypt(present, value) is not None]
+    found = {key: _decrypt(before, stored[key]) for key in stored if key not in kept}
+    clear = {key: value for key, value in found.items() if value is not None}
+    if lost := [key for key in found if key not in clear]:
+        raise InputError(
+            f"{', '.join(lost)}: encrypted under neither the old secret key given nor the present one, and "
+            "nothing was changed. Give the key that was set before; where it is lost, set these again with "
+            "`opspipe settings set` first"
+        )
+    for key, value in clear.items():
+        row = {"value": present.encrypt(value).decode(), "updated_at": func.timezone("utc", func.now())}
+        session.execute(update(SystemSetting).where(SystemSetting.key == key).values(row))
+        note(session, "setting.rotate", "setting", key)
+    return Rotation(list(clear), kept)
+
+
+def _lock_secrets(session: Session) -> dict[str, str]:
+    """Read the secrets that are stored; nobody writes a setting until the transaction ends."""
+    # The table and not its rows: a secret that is set for the first time meanwhile has no row to wait for.
+    session.execute(text("LOCK TABLE system_settings IN EXCLUSIVE MODE"))
+    stored = _read_stored(session)
+    return {key: stored[key] for key in _SECRETS if key in stored}
+
+
+def _decrypt(cipher: Fernet | MultiFernet, value: str) -> bytes | None:
+    try:
+        return cipher.decrypt(value.encode())
+    except InvalidToken:
+        return None
 
 
 def _kind(key: str) -> SettingKind:
@@ -231,9 +315,12 @@ def _kind(key: str) -> SettingKind:
     return KNOWN[key]
 
 
-def _cipher() -> Fernet:
-    material = _secret_key(get_settings()).encode()
-    return Fernet(base64.urlsafe_b64encode(hashlib.sha256(material).digest()))
+def _present_cipher() -> Fernet:
+    return _cipher(_secret_key(get_settings()))
+
+
+def _cipher(secret_key: str) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(hashlib.sha256(secret_key.encode()).digest()))
 
 
 def _secret_key(settings: Settings) -> str:

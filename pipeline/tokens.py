@@ -1,23 +1,33 @@
 """Bearer tokens of the API: made once, shown once, stored as a SHA-256."""
 
 import hashlib
+import hmac
+import logging
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
-from uuid import UUID, uuid4
+from datetime import datetime, timedelta
+from uuid import UUID
 
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pipeline.errors import NotFoundError
+from pipeline.audit import note
+from pipeline.database import one_line
+from pipeline.errors import InputError, NotFoundError
 from pipeline.ids import new_cuid
+from pipeline.users import create_user, find_user
 from schemas.enums import UserRole
 from schemas.own import ApiToken
 from schemas.reference import Profile
 
+log = logging.getLogger(__name__)
+
 _PREFIX = "otk_"
 FIRST_ADMIN = "admin@localhost"
+LONGEST_LIFE = timedelta(days=36_500)
+# How old `last_used_at` grows before a use is written down again.
+_USE_EVERY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,17 @@ class Bearer:
 
 
 @dataclass(frozen=True)
+class NewToken:
+    """A token at the only moment when it can be read."""
+
+    id: str
+    token: str
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
 class TokenView:
-    """A token as it is listed: everything but the token."""
+    """A token as it is listed: everything but the token. `last_used_at` is exact to five minutes."""
 
     id: str
     name: str
@@ -39,25 +58,52 @@ class TokenView:
     role: UserRole
     created_at: datetime
     revoked_at: datetime | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def create_token(session: Session, *, email: str, name: str) -> str:
-    """Make a token for a profile and give it; it cannot be read again.
+def create_token(session: Session, *, email: str, name: str, expires_in: timedelta | None = None) -> str:
+    """Make a token and give its text alone; as `make_token`.
 
     Raises:
-        NotFoundError: there is no profile of this e-mail address.
+        NotFoundError, InputError: as `make_token`.
     """
-    profile_id = session.scalar(select(Profile.id).where(Profile.email == email))
-    if profile_id is None:
-        raise NotFoundError(f"there is no user {email!r}")
+    return make_token(session, email=email, name=name, expires_in=expires_in).token
+
+
+def make_token(session: Session, *, email: str, name: str, expires_in: timedelta | None = None) -> NewToken:
+    """Make a token for a user and give it; it cannot be read again.
+
+    Args:
+        session: the transaction to do it in.
+        email: the user's address (or id).
+        name: what the token is for.
+        expires_in: how long it is valid; None for as long as nobody revokes it.
+
+    Raises:
+        NotFoundError: there is no such user.
+        InputError: it would be valid for no time, or for more than a hundred years.
+    """
+    if expires_in is not None and not timedelta(0) < expires_in <= LONGEST_LIFE:
+        raise InputError(f"a token is valid for more than no time and at most {LONGEST_LIFE.days:,} days")
+    user = find_user(session, email)
     token = _PREFIX + secrets.token_hex(32)
-    session.add(ApiToken(id=new_cuid(), profile_id=profile_id, name=name, sha256=_hash(token)))
+    made = ApiToken(
+        id=new_cuid(),
+        profile_id=user.id,
+        name=name,
+        sha256=_hash(token),
+        # By the database's clock, which `find_bearer` goes by.
+        expires_at=None if expires_in is None else func.clock_timestamp() + expires_in,
+    )
+    session.add(made)
     session.flush()
-    return token
+    note(session, "token.create", "token", made.id, user=user.email, name=name, expires_at=made.expires_at)
+    return NewToken(made.id, token, made.expires_at)
 
 
 def ensure_first_token(session: Session) -> str | None:
@@ -66,51 +112,115 @@ def ensure_first_token(session: Session) -> str | None:
     session.execute(select(func.pg_advisory_xact_lock(func.hashtext("opspipe first token"))))
     if session.scalar(select(ApiToken.id).limit(1)) is not None:
         return None
-    session.execute(
-        upsert(Profile)
-        .values(id=uuid4(), email=FIRST_ADMIN, role=UserRole.ADMIN)
-        .on_conflict_do_nothing(index_elements=["email"])
-    )
+    try:
+        find_user(session, FIRST_ADMIN)
+    except NotFoundError:
+        create_user(session, FIRST_ADMIN, UserRole.ADMIN)
     return create_token(session, email=FIRST_ADMIN, name="first")
 
 
 def find_bearer(session: Session, token: str) -> Bearer | None:
-    """Find whom a token stands for; None where it is unknown or revoked.
+    """Find whom a token stands for; None where it is unknown, expired or revoked.
 
     The look-up is by hash: its time tells nothing about the token.
     """
+    wanted = _hash(token)
     row = session.execute(
-        select(Profile.id, Profile.email, Profile.role)
+        select(Profile.id, Profile.email, Profile.role, ApiToken.id, ApiToken.sha256, _is_use_due())
         .join(ApiToken, ApiToken.profile_id == Profile.id)
-        .where(ApiToken.sha256 == _hash(token), ApiToken.revoked_at.is_(None))
+        .where(ApiToken.sha256 == wanted, ApiToken.revoked_at.is_(None), ~_is_expired())
     ).first()
-    return None if row is None else Bearer(row.id, row.email, row.role)
+    if row is None:
+        return None
+    profile_id, email, role, token_id, sha256, is_use_due = row
+    if not hmac.compare_digest(sha256, wanted):
+        return None
+    if is_use_due:
+        _note_use(session, token_id)
+    return Bearer(profile_id, email, role)
 
 
-def list_tokens(session: Session) -> list[TokenView]:
-    """List all tokens, oldest first."""
+def _is_expired() -> ColumnElement[bool]:
+    # The clock and not now(), which stands still in a transaction.
+    return func.coalesce(ApiToken.expires_at <= func.clock_timestamp(), False)
+
+
+def _is_use_due() -> ColumnElement[bool]:
+    before = func.clock_timestamp() - _USE_EVERY
+    return or_(ApiToken.last_used_at.is_(None), ApiToken.last_used_at < before)
+
+
+def _note_use(session: Session, token_id: str) -> None:
+    """Write down that a token is used. A request neither waits for this nor fails by it."""
+    # Whose row somebody else holds is written down by the next request.
+    free = (
+        select(ApiToken.id)
+        .where(ApiToken.id == token_id, _is_use_due())
+        .with_for_update(skip_locked=True, key_share=True)
+        .cte("free")
+    )
+    try:
+        with session.begin_nested():
+            session.execute(
+                update(ApiToken)
+                .where(ApiToken.id == free.c.id)
+                .values(last_used_at=func.clock_timestamp())
+                .execution_options(synchronize_session=False)
+            )
+    except DBAPIError as error:  # as of a database that is only read from
+        log.warning("the use of token %s is not written down: %s", token_id, one_line(error.orig))
+
+
+def list_tokens(session: Session, *, profile_id: UUID | None = None) -> list[TokenView]:
+    """List the tokens, oldest first.
+
+    Args:
+        session: the transaction to ask in.
+        profile_id: whose; None for everybody's.
+    """
     rows = session.execute(
-        select(ApiToken, Profile)
+        select(
+            ApiToken.id,
+            ApiToken.name,
+            Profile.email,
+            Profile.role,
+            ApiToken.created_at,
+            ApiToken.revoked_at,
+            ApiToken.expires_at,
+            ApiToken.last_used_at,
+        )
         .join(Profile, Profile.id == ApiToken.profile_id)
+        .where(_is_of(profile_id))
         .order_by(ApiToken.created_at, ApiToken.id)
     )
-    return [
-        TokenView(token.id, token.name, profile.email, profile.role, token.created_at, token.revoked_at)
-        for token, profile in rows
-    ]
+    return [TokenView(*row) for row in rows]
 
 
-def revoke_token(session: Session, token_id: str) -> None:
+def _is_of(profile_id: UUID | None) -> ColumnElement[bool]:
+    return true() if profile_id is None else ApiToken.profile_id == profile_id
+
+
+def revoke_token(session: Session, token_id: str, *, profile_id: UUID | None = None) -> None:
     """Revoke a token at once; revoking it again changes nothing.
 
+    Args:
+        session: the transaction to do it in.
+        token_id: the token.
+        profile_id: whose token it must be; None for anybody's.
+
     Raises:
-        NotFoundError: there is no such token.
+        NotFoundError: there is no such token, or it is somebody else's.
     """
-    found = session.scalar(
+    is_meant = (ApiToken.id == token_id, _is_of(profile_id))
+    of_user = select(Profile.email).where(Profile.id == ApiToken.profile_id).scalar_subquery()
+    revoked = session.execute(
         update(ApiToken)
-        .where(ApiToken.id == token_id)
-        .values(revoked_at=func.coalesce(ApiToken.revoked_at, func.now()))
-        .returning(ApiToken.id)
-    )
-    if found is None:
+        .where(*is_meant, ApiToken.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+        .returning(ApiToken.name, of_user)
+    ).first()
+    if revoked is not None:
+        name, email = revoked
+        note(session, "token.revoke", "token", token_id, user=email, name=name)
+    elif session.scalar(select(ApiToken.id).where(*is_meant)) is None:
         raise NotFoundError(f"there is no token {token_id!r}: `opspipe token list` shows them")

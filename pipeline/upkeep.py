@@ -5,7 +5,9 @@ from datetime import datetime
 
 from pipeline.database import transaction
 from pipeline.embeddings import forget_gone_records
+from pipeline.idempotency import remove_old_keys
 from pipeline.removal import list_removals, remove_batches
+from pipeline.resumable import remove_expired_uploads
 from pipeline.uploads import remove_expired_files, remove_stray_files, remove_unused_uploads
 
 # For all interrupted removals together; what is left comes with the next run, or with the sweeper's messages.
@@ -19,8 +21,10 @@ class Tidied:
     expired_files: int
     unused_uploads: int
     stray_files: int
+    expired_uploads: int
     records: int
     embedding_origins: int
+    request_keys: int
 
 
 def tidy(now: datetime) -> Tidied:
@@ -31,6 +35,8 @@ def tidy(now: datetime) -> Tidied:
         expired_files=remove_expired_files(now),
         unused_uploads=remove_unused_uploads(),
         stray_files=remove_stray_files(now),
+        expired_uploads=remove_expired_uploads(now),
+        request_keys=remove_old_keys(now),
     )
 
 

@@ -1,14 +1,24 @@
 """Request and response bodies of the HTTP API: camelCase outside, snake_case inside."""
 
 import json
-from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
-from schemas.enums import AnalysisScope, RecordType
-from schemas.options import AnalysisOptions, IngestOptions
+from schemas.enums import RecordType
+from schemas.instants import Instant
+from schemas.names import FileName
+from schemas.options import IngestOptions
+from schemas.storable import check_all_storable
 
 
 def _split_list(value: object) -> object:
@@ -38,10 +48,42 @@ def _parse_json(text: str) -> object:
 class Body(BaseModel):
     """What all bodies have in common."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="forbid"
+    )
 
 
-class SubmissionForm(Body):
+class Asked(Body):
+    """What is asked of us, as a body or in the query: texts that no table can hold are refused."""
+
+    # Fields whose text goes into a file and not into the database.
+    files: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_storable(cls, value: object, info: ValidationInfo) -> object:
+        return value if info.field_name in cls.files else check_all_storable(value)
+
+
+class ErrorAnswer(Body):
+    """What went wrong, and what to do."""
+
+    error: str
+    code: str
+    details: dict[str, Any]
+
+
+class StatusAnswer(Body):
+    """Whether the parts are there, and how many workers."""
+
+    status: Literal["ok", "down"]
+    database: Literal["ok", "down"]
+    broker: Literal["ok", "down"]
+    workers: int
+    timestamp: Instant
+
+
+class SubmissionForm(Asked):
     """What a submission says, wherever its rows come from."""
 
     project_id: str = Field(min_length=1)
@@ -65,12 +107,22 @@ class SubmissionForm(Body):
 
 
 class CsvForm(SubmissionForm):
-    """A CSV: the fields beside the file, or all of it as JSON with `csvData`."""
+    """A CSV: the fields beside the file, or all of it as JSON with `csvData` or `uploadId`."""
+
+    files = frozenset({"csv_data"})
 
     encoding: str | None = None
     delimiter: str | None = None
     csv_data: str | None = None
-    file_name: str | None = None
+    # A finished upload (`/api/uploads`), which becomes the job's.
+    upload_id: str | None = Field(default=None, min_length=1)
+    file_name: FileName | None = None
+
+
+class CsvUpload(CsvForm):
+    """A CSV as a form: the fields beside the file. It describes the form, which is read as it comes."""
+
+    file: Annotated[Any, WithJsonSchema({"type": "string", "format": "binary"})]
 
 
 class UrlForm(SubmissionForm):
@@ -120,9 +172,13 @@ class IngestStatus(Body):
     skipped_count: int
     skipped_details: dict[str, int]
     error: str | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
     progress: Progress | None
+    # Records that were given up for good (`/api/jobs/<id>/failures`).
+    failed_count: int
+    # Why it does not go on at the moment; null where it does.
+    waiting_for: str | None
     spent: Spent | None
 
 
@@ -132,14 +188,39 @@ class JobList(Body):
     jobs: list[IngestStatus]
 
 
-class JobsQuery(Body):
+class JobsQuery(Asked):
     """Which jobs are asked for."""
 
     project_id: str | None = None
     limit: int = Field(default=50, ge=1, le=500)
 
 
-class JobBody(Body):
+class FailuresQuery(Asked):
+    """Which page of a job's failed records is asked for; `cursor` is `nextCursor` of the page before."""
+
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str | None = None
+
+
+class FailureAnswer(Body):
+    """A record that a stage of a job could not work on, and why."""
+
+    record_id: str
+    stage: str
+    code: str
+    message: str
+    content: str
+    created_at: Instant
+
+
+class FailureList(Body):
+    """A page of failed records, and where the next one begins: null after the last."""
+
+    failures: list[FailureAnswer]
+    next_cursor: str | None
+
+
+class JobBody(Asked):
     """The job that something is to be done with."""
 
     job_id: str = Field(min_length=1)
@@ -160,7 +241,7 @@ class DeletionAnswer(Body):
     remaining_records: int
 
 
-class ProjectBody(Body):
+class ProjectBody(Asked):
     """The project that something is to be done with."""
 
     project_id: str = Field(min_length=1)
@@ -172,191 +253,13 @@ class VectorizationBody(ProjectBody):
     all: bool = False
 
 
-class AnalysisBody(ProjectBody):
-    """Which records an analysis takes up, what is asked about them, what it may cost."""
-
-    scope: AnalysisScope = AnalysisScope.MISSING
-    likert: bool = False
-    budget_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    dry_run: bool = False
-
-    def to_options(self) -> AnalysisOptions:
-        """Give the options that are kept with the job."""
-        return AnalysisOptions(scope=self.scope, likert=self.likert, budget_usd=self.budget_usd)
-
-
-class AnalysisAnswer(Body):
-    """202: the analysis that was started."""
-
-    job_id: str
-    total_records: int
-
-
-class EstimateAnswer(Body):
-    """200: what an analysis would do and cost; the cost is null where no price is known."""
-
-    model: str
-    total_records: int
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float | None
-
-
 class RetryBody(JobBody):
     """The job that is to be taken up again, and what it may cost in all from now on."""
 
     budget_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
-class AnalysesQuery(Body):
-    """Which analyses are asked for."""
+class StatusQuery(Asked):
+    """The job whose counts are asked for."""
 
-    project_id: str | None = None
-    job_id: str | None = None
-    limit: int = Field(default=50, ge=1, le=500)
-
-
-class AnalysisStatus(Body):
-    """An analysis's row, its progress and what it has cost."""
-
-    id: str
-    project_id: str
-    status: str
-    total_records: int
-    processed_count: int
-    error: str | None
-    created_at: datetime
-    updated_at: datetime
-    progress: Progress | None
-    spent: Spent | None
-    budget_usd: float | None
-
-
-class AnalysisList(Body):
-    """Analyses, newest first."""
-
-    jobs: list[AnalysisStatus]
-
-
-class CompareBody(Body):
-    """The record whose alignment is asked for."""
-
-    record_id: str = Field(min_length=1)
-    force_regenerate: bool = False
-
-
-class CompareAnswer(Body):
-    """A record held against the guidelines of its project."""
-
-    record_id: str
-    score: int
-    analysis: str
-    provider: str
-    llm_model: str
-    created_at: datetime
-    cached: bool
-
-
-class TrendsBody(ProjectBody):
-    """Of which records the best and the worst are compared."""
-
-    type: RecordType
-
-
-class TrendsBodyAnswer(Body):
-    """What distinguishes them: as Markdown, and by its parts."""
-
-    analysis: str
-    method: str
-    summary: str
-    best: list[str]
-    worst: list[str]
-    advice: list[str]
-
-
-class SimilarBody(Body):
-    """What the nearest records are asked of: a record of a project, or a text and a project."""
-
-    record_id: str | None = Field(default=None, min_length=1)
-    text: str | None = Field(default=None, min_length=1)
-    project_id: str | None = None
-    limit: int = Field(default=10, ge=1, le=1_000)
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        if (self.record_id is None) == (self.text is None):
-            raise ValueError("say either recordId, or text and projectId")
-        if self.text is not None and self.project_id is None:
-            raise ValueError("projectId is missing: it says whose records are searched for the text")
-        return self
-
-
-class NeighbourAnswer(Body):
-    """A record and its cosine similarity, -1 to 1."""
-
-    id: str
-    type: RecordType
-    content: str
-    similarity: float
-
-
-class SimilarAnswer(Body):
-    """The nearest records, the nearest first."""
-
-    records: list[NeighbourAnswer]
-
-
-class FlagsQuery(Body):
-    """Whose near-duplicates are asked for."""
-
-    project_id: str = Field(min_length=1)
-    limit: int = Field(default=100, ge=1, le=10_000)
-
-
-class FlagAnswer(Body):
-    """A task that is nearly the same as an earlier one of the same person."""
-
-    record_id: str
-    similar_id: str
-    similarity: float
-    model: str
-    created_by: str | None
-    content: str
-    similar_content: str
-    created_at: datetime
-    similar_created_at: datetime
-
-
-class FlagList(Body):
-    """Near-duplicates, the most similar first."""
-
-    flags: list[FlagAnswer]
-
-
-class ModelStatus(Body):
-    """How one of the two models answered just now."""
-
-    purpose: str
-    model: str
-    answers: bool
-    milliseconds: float | None
-    detail: str | None
-    error: str | None
-
-
-class AiStatusAnswer(Body):
-    """Whether both models answer."""
-
-    provider: str
-    status: str
-    models: list[ModelStatus]
-
-
-class BalanceAnswer(Body):
-    """What is left of a prepaid account in USD; `remainingUsd` is null where nothing limits the key."""
-
-    provider: str
-    is_prepaid: bool
-    spent_usd: float | None
-    remaining_usd: float | None
+    job_id: str = Field(min_length=1)

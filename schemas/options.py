@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.enums import AnalysisScope, RecordType
+from schemas.storable import Storable
 
 # The targets that a column mapping may name (record-rules.md, section 2).
 MAPPING_TARGETS = frozenset(
@@ -28,10 +29,10 @@ class IngestOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     record_type: RecordType
-    keywords: tuple[str, ...] = ()
-    mapping: dict[str, str] = Field(default_factory=dict)
-    encoding: str | None = None
-    delimiter: str | None = None
+    keywords: tuple[Storable, ...] = ()
+    mapping: dict[str, Storable] = Field(default_factory=dict)
+    encoding: Storable | None = None
+    delimiter: Storable | None = None
     embed: bool = True
     analyze: bool = False
     # Load bytes that the project has already; of a batch by URL they are not known before it was fetched.

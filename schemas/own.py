@@ -9,6 +9,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     LargeBinary,
     SmallInteger,
@@ -196,7 +197,7 @@ class Alignment(Base):
     __tablename__ = "alignments"
     __table_args__ = (
         CheckConstraint("score BETWEEN 0 AND 100", name="score"),
-        Index("idx_alignments_score", "score"),
+        Index("idx_alignments_score", "score", "record_id"),
     )
 
     record_id: Mapped[Cuid] = mapped_column(
@@ -339,3 +340,51 @@ class ApiToken(Base):
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[CreatedMoment]
     revoked_at: Mapped[Moment | None]
+    # Null: it does not end by itself.
+    expires_at: Mapped[Moment | None]
+    # Kept coarsely (see `pipeline.tokens`).
+    last_used_at: Mapped[Moment | None]
+
+
+class AuditEntry(Base):
+    """Who did what to which thing. Rows are only added: a trigger refuses everything else (0006).
+
+    No foreign keys: the log outlives users, projects and jobs.
+    """
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        Index("idx_audit_log_actor", "actor", "id"),
+        Index("idx_audit_log_project", "project_id", "id"),
+        Index("idx_audit_log_thing", "thing_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # When it was done, not when its transaction began.
+    at: Mapped[Moment] = mapped_column(server_default=text("clock_timestamp()"))
+    # An e-mail address, `cli:` and a user of the machine, or `system`.
+    actor: Mapped[str] = mapped_column(Text)
+    actor_id: Mapped[UUID | None]
+    action: Mapped[str] = mapped_column(String)
+    kind: Mapped[str] = mapped_column(String)
+    thing_id: Mapped[str] = mapped_column(Text)
+    project_id: Mapped[str | None] = mapped_column(Text)
+    details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=_EMPTY)
+
+
+class IdempotencyKey(Base):
+    """A request that named itself by a key: what it was, which job it made, and what was answered."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("idx_idempotency_keys_created_at", "created_at"),)
+
+    profile_id: Mapped[UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    route: Mapped[str] = mapped_column(String)
+    # No foreign key: the job is in either table, and the key outlives it.
+    job_id: Mapped[Cuid | None]
+    # Null where the process died between the job and its answer.
+    answer_status: Mapped[int | None]
+    answer: Mapped[Any | None] = mapped_column(JSONB)
+    created_at: Mapped[CreatedMoment]

@@ -1,15 +1,15 @@
 """Request and response bodies of `/api/records`."""
 
-from datetime import datetime
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.bodies import Body
+from schemas.bodies import Asked, Body
 from schemas.enums import RecordCategory, RecordOrder, RecordType, SortDirection
+from schemas.instants import Instant
 
 
-class RecordsQuery(Body):
+class RecordsQuery(Asked):
     """Which records are asked for, in which order; `cursor` is `nextCursor` of the page before."""
 
     project_id: str | None = None
@@ -40,7 +40,7 @@ class RecordAnswer(Body):
     category: RecordCategory | None
     source: str
     content: str
-    metadata: dict[str, Any] | None
+    metadata: Any
     alignment_analysis: str | None
     alignment_score: int | None
     alignment_model: str | None
@@ -49,10 +49,10 @@ class RecordAnswer(Body):
     created_by_name: str | None
     created_by_email: str | None
     ingest_job_id: str | None
-    created_at: datetime
-    updated_at: datetime
-    # Null where it was not asked for; empty where it is pending.
-    embedding: list[float] | None
+    created_at: Instant
+    updated_at: Instant
+    # Null where it was not asked for; empty where it is pending. Of another client it may hold nulls.
+    embedding: list[Any] | None
 
 
 class RecordList(Body):

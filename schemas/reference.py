@@ -12,6 +12,7 @@ from sqlalchemy import TIMESTAMP, Enum, Float, ForeignKey, Index, String, Text, 
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from schemas.auth import AuthUser
 from schemas.base import Base, Cuid, UtcTimestamp
 from schemas.enums import JobStatus, RecordCategory, RecordType, UserRole
 
@@ -32,7 +33,7 @@ class Profile(Base):
     __tablename__ = "profiles"
     __table_args__ = (Index("idx_profile_email", "email"),)
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(ForeignKey(AuthUser.id, ondelete="CASCADE"), primary_key=True)
     email: Mapped[str] = mapped_column(String, unique=True)
     role: Mapped[UserRole] = mapped_column(USER_ROLE, server_default=UserRole.PENDING)
     must_reset_password: Mapped[bool] = mapped_column("mustResetPassword", server_default=_FALSE)
@@ -75,6 +76,9 @@ class DataRecord(Base):
         Index("idx_record_composite", "projectId", "type", "category"),
         # Not of the reference: vectorization, deletion and listings ask for the records of one job.
         Index("idx_record_ingest_job", "ingestJobId", "id"),
+        # Nor these: listings are walked in order, from wherever the page before ended (decision 0018).
+        Index("idx_record_project_created", "projectId", "createdAt", "id"),
+        Index("idx_record_created", "createdAt", "id"),
     )
 
     id: Mapped[Cuid] = mapped_column(primary_key=True)

@@ -2,19 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-
-def _storable(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("it holds a NUL, which no text has and PostgreSQL does not store")
-    return value
-
+from schemas.storable import CheckStorable
 
 Sentence = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000),
-    AfterValidator(_storable),
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000), CheckStorable
 ]
 
 

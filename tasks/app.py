@@ -11,9 +11,11 @@ from celery.signals import worker_init, worker_process_init
 from pipeline.database import forget_engine
 from pipeline.errors import PipelineError
 from pipeline.migrations import prepare_database
+from tasks.queues import DeclareQueues
 
 app = Celery("opspipe", include=["tasks.ingest", "tasks.vectorize", "tasks.analyze", "tasks.schedule"])
 app.config_from_object("celeryconfig")
+app.steps["consumer"].add(DeclareQueues)
 
 
 @worker_init.connect

@@ -26,6 +26,8 @@ Answer = tuple[int, bytes, Mapping[str, str]]
 _REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
 
 
+# An event loop's timers ring at a whole millisecond, the next one: half of one late on average.
+_ROUNDING_SECONDS = 0.0005
 _HANGS_UP = b"HTTP/1.1 0 "
 
 
@@ -174,8 +176,8 @@ class AiServer:
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 if not await self._answer(writer, method, path, headers, body):
                     break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client hung up
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client hung up, or the server stops
         finally:
             writer.close()
 
@@ -200,7 +202,7 @@ class AiServer:
                 data = _packed(self._work(path, headers, body))
                 late = (seconds for word, seconds in now.slow.items() if word.encode() in body)
                 latency = max([now.latency, *late])
-                await asyncio.sleep(max(latency - (self._loop.time() - began), 0))
+                await asyncio.sleep(max(latency - (self._loop.time() - began) - _ROUNDING_SECONDS, 0))
             return await self._send(writer, data)
         finally:
             self._at_once -= 1
@@ -240,13 +242,13 @@ class AiServer:
             meanwhile()
         if self.behaviour.answer_next:
             return self.behaviour.answer_next.pop(0)
-        refused = self._refuse(headers, body)
+        asked = orjson.loads(body)
+        refused = self._refuse(headers, asked["model"], body)
         if refused is not None:
             return refused
-        asked = orjson.loads(body)
         return self._embed(asked) if path.endswith("/embeddings") else self._chat(asked)
 
-    def _refuse(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
+    def _refuse(self, headers: Mapping[str, str], model: str, body: bytes) -> Answer | None:
         now = self.behaviour
         if now.fail_next:
             now.fail_next -= 1
@@ -256,7 +258,6 @@ class AiServer:
             return 401, _error("no such key"), {}
         if now.is_without_credit:
             return 402, _error("insufficient credits"), {}
-        model = orjson.loads(body)["model"]
         if not now.knows_any_model and model not in now.models:
             return 404, _error(f"model {model} not found"), {}
         for word, status in now.poison.items():

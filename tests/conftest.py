@@ -6,19 +6,16 @@ Worker processes are started where a test asks for them.
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
-from sqlalchemy import text
+from sqlalchemy import literal, text
 from sqlalchemy.orm import Session
 
 # A shell that starts the tests in the background has SIGINT ignored, and what they start would inherit that.
@@ -41,9 +38,10 @@ from pipeline.settings import get_settings  # noqa: E402
 from pipeline.system_settings import write_setting  # noqa: E402
 from schemas.base import Base  # noqa: E402
 from tests.ai_server import AiServer  # noqa: E402
+from tests.workers import Workers  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +50,10 @@ def servers() -> Iterator[None]:
     try:
         endpoints()
         upgrade(database.get_engine())
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            # It has just been started, which prolongs leases: those that a test ends are to end.
+            patch.setattr("pipeline.ledger.conditions.back_since", lambda: literal(_LONG_AGO))
+            yield
     finally:
         database.get_engine().dispose()
         database.forget_engine()
@@ -67,9 +68,13 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def empty_database(servers: None) -> None:  # noqa: ARG001 - it must run
     """Empty every table."""
-    names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+    names = ", ".join(table.fullname for table in Base.metadata.sorted_tables if table.name != "audit_log")
     with database.get_engine().begin() as connection:
         connection.execute(text(f"TRUNCATE {names} CASCADE"))
+        # The log is only added to, and nobody is let through but who owns the table.
+        connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER opspipe_keep_audit_log"))
+        connection.execute(text("TRUNCATE audit_log"))
+        connection.execute(text("ALTER TABLE audit_log ENABLE TRIGGER opspipe_keep_audit_log"))
 
 
 @pytest.fixture
@@ -96,38 +101,6 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0, what: st
 @pytest.fixture(scope="session")
 def wait() -> Callable[..., None]:
     return wait_until
-
-
-class Workers:
-    """Real Celery workers, each in a process group of its own."""
-
-    def __init__(self) -> None:
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.log_path = HOME / "workers.log"
-
-    def start(
-        self, *, queues: str = "ingest,vectorize,analyze,schedule", concurrency: int = 2
-    ) -> psutil.Process:
-        name = f"w{len(self.processes)}-{os.getpid()}@%h"
-        command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-n", name, "-Q", queues]
-        with self.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                [*command, "-c", str(concurrency), "-l", "INFO"],
-                cwd=ROOT,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return psutil.Process(process.pid)
-
-    def stop(self) -> None:
-        for process in self.processes:
-            with suppress(ProcessLookupError):  # it ended before
-                os.killpg(process.pid, 9)
-            process.wait()
-        self.processes.clear()
 
 
 @pytest.fixture
@@ -242,6 +215,15 @@ def open_transactions(servers: None) -> Callable[[], int]:  # noqa: ARG001 - it 
             return int(connection.scalar(text(question)) or 0)
 
     return _count
+
+
+@pytest.fixture
+def other_server() -> Iterator[AiServer]:
+    """Another server of models."""
+    server = AiServer().start()
+    yield server
+    close_providers()
+    server.stop()
 
 
 @pytest.fixture

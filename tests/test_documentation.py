@@ -24,8 +24,8 @@ def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
 
 def test_subcommands_in_the_readme_are_real() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    for group in ("bonus", "settings", "token", "db"):
-        (listed,) = re.findall(rf"^\| `{group} ([a-z|\\]+)`", README, re.MULTILINE)
+    for group in ("bonus", "settings", "user", "token", "db"):
+        (listed,) = re.findall(rf"^\| `{group} ([a-z|\\-]+)`", README, re.MULTILINE)
         assert set(listed.replace("\\", "").split("|")) == _names(commands[group]), group
 
 

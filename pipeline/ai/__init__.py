@@ -14,7 +14,7 @@ from pipeline.ai.base import (
 )
 from pipeline.ai.completions import Question, complete_all
 from pipeline.ai.embedding import TextVector, embed_or_raise, embed_texts
-from pipeline.ai.gate import trial
+from pipeline.ai.gate import at_once
 from pipeline.ai.http import InvalidAnswerError
 from pipeline.ai.loop import run
 from pipeline.ai.providers import close_providers, open_provider, require_models
@@ -39,6 +39,7 @@ __all__ = [
     "TextVector",
     "Usage",
     "Vectors",
+    "at_once",
     "chars_within",
     "close_providers",
     "complete_all",
@@ -53,5 +54,4 @@ __all__ = [
     "read_spent",
     "require_models",
     "run",
-    "trial",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,9 @@ class AiConfig:
     embedding_model: str
     # Never shown: not in a log, an error or an answer.
     key: str | None = field(default=None, repr=False)
+    # Where embeddings are made, with its key, if not where answers are; empty if there.
+    embedding_host: str = ""
+    embedding_key: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
     # In tokens; None where nobody set one: then the server's list may know it.
     embedding_context: int | None = None
@@ -125,6 +128,20 @@ class AiConfig:
     embedding_price: float | None = None
     llm_input_price: float | None = None
     llm_output_price: float | None = None
+
+
+class OneServer:
+    """What a provider is that is not made of two (see `pipeline.ai.pair`)."""
+
+    @property
+    def embedder(self) -> Self:
+        """Itself."""
+        return self
+
+    @property
+    def analyst(self) -> Self:
+        """Itself."""
+        return self
 
 
 class Provider(Protocol):
@@ -138,6 +155,14 @@ class Provider(Protocol):
     @property
     def name(self) -> str:
         """`local`, `lmstudio` or `openrouter`."""
+
+    @property
+    def embedder(self) -> "Provider":
+        """Whose server embeds: this one, or one of the two that it is made of."""
+
+    @property
+    def analyst(self) -> "Provider":
+        """Whose server answers, in the same way."""
 
     @property
     def embedding_model(self) -> str:

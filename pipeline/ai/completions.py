@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from pipeline.ai.base import Completion, Prompt, Provider
 from pipeline.ai.loop import run
-from pipeline.ai.retries import call_again
+from pipeline.ai.retries import Probe, call_again
 from pipeline.ai.settled import Settled, work_on_all
 from pipeline.ai.tokens import OVERHEAD_TOKENS, guess_tokens
 from pipeline.errors import PermanentError
@@ -50,13 +50,15 @@ def complete_all(provider: Provider, questions: Sequence[Question[T]]) -> Settle
         A result or an error for each place of a question; where the work was stopped, those of a part of
         them.
     """
+    provider = provider.analyst
     settled: Settled[T] = Settled()
+    probe = Probe(provider, lambda: provider.complete(_PROBE))
 
     async def settle(place: int) -> None:
         if settled.stopped_by is not None:
             return
         try:
-            settled.results[place] = await _complete(provider, questions[place])
+            settled.results[place] = await _complete(provider, questions[place], probe)
         except PermanentError as error:
             settled.failures[place] = error
 
@@ -64,11 +66,11 @@ def complete_all(provider: Provider, questions: Sequence[Question[T]]) -> Settle
     return settled
 
 
-async def _complete(provider: Provider, question: Question[T]) -> T:
+async def _complete(provider: Provider, question: Question[T], probe: Probe) -> T:
     prompt = question.prompt
     for _ in range(_ANSWERS - 1):
         try:
-            return question.read(await _ask(provider, prompt))
+            return question.read(await _ask(provider, prompt, probe))
         except PermanentError as error:
             if error.code not in _WORTH_ASKING_AGAIN:
                 raise
@@ -76,7 +78,7 @@ async def _complete(provider: Provider, question: Question[T]) -> T:
             is_cut = error.code == "TRUNCATED_ANSWER"
             room = _more_room(provider, prompt) if is_cut else prompt.max_output_tokens
             prompt = replace(prompt, temperature=_TEMPERATURE_AGAIN, max_output_tokens=room)
-    return question.read(await _ask(provider, prompt))
+    return question.read(await _ask(provider, prompt, probe))
 
 
 def _more_room(provider: Provider, prompt: Prompt) -> int:
@@ -86,5 +88,5 @@ def _more_room(provider: Provider, prompt: Prompt) -> int:
     return max(prompt.max_output_tokens, min(2 * prompt.max_output_tokens, left))
 
 
-async def _ask(provider: Provider, prompt: Prompt) -> Completion:
-    return await call_again(provider, lambda: provider.complete(prompt), lambda: provider.complete(_PROBE))
+async def _ask(provider: Provider, prompt: Prompt, probe: Probe) -> Completion:
+    return await call_again(lambda: provider.complete(prompt), probe)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.ai.base import Provider, Vectors
 from pipeline.ai.loop import run
-from pipeline.ai.retries import TRIES_IF_SLOW, SlowInputError, call_again
+from pipeline.ai.retries import TRIES_IF_SLOW, Probe, SlowInputError, call_again
 from pipeline.ai.settled import Settled, work_on_all, work_side_by_side
 from pipeline.ai.tokens import chars_within, guess_tokens, learn
 from pipeline.errors import FatalError, InputError, PermanentError, PipelineError
@@ -75,6 +75,7 @@ def embed_or_raise(provider: Provider, texts: Sequence[str]) -> Vectors:
 
 
 async def _embed(provider: Provider, texts: Sequence[str]) -> Settled[TextVector]:
+    provider = provider.embedder
     places: dict[str, list[int]] = {}
     settled: Settled[TextVector] = Settled()
     for place, text in enumerate(texts):
@@ -131,6 +132,7 @@ class _Embedding:
     def __init__(self, provider: Provider, texts: Sequence[str]) -> None:
         self._provider, self._limits = provider, provider.limits
         self._model = provider.embedding_model
+        self._probe = Probe(provider, lambda: provider.embed(["a text"]))
         self._parts: list[list[_Piece]] = []
         count = 0
         for text in texts:
@@ -222,10 +224,7 @@ class _Embedding:
 
     async def _call(self, texts: list[str], *, tries_if_slow: int = TRIES_IF_SLOW) -> Vectors:
         embedded = await call_again(
-            self._provider,
-            lambda: self._provider.embed(texts),
-            lambda: self._provider.embed(["a text"]),
-            tries_if_slow=tries_if_slow,
+            lambda: self._provider.embed(texts), self._probe, tries_if_slow=tries_if_slow
         )
         if embedded.usage.is_counted:
             learn(self._model, texts, embedded.usage.input_tokens)

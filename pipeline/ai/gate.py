@@ -30,9 +30,12 @@ _TOO_MANY_REQUESTS, _SERVER_FAULT = 429, 500
 # them in a row are the server's.
 _RECENT_SECONDS = 5.0
 _FAULTS_OF_AN_INPUT = 3
+# So many calls at a time for who sits before a screen, in a process, beside the slots.
+_CALLS_AT_ONCE = 2
 
 
-_is_trial: ContextVar[bool] = ContextVar("is_trial", default=False)
+# Of calls that wait for nobody, whether one that succeeds ends a pause; None for all others.
+_at_once: ContextVar[bool | None] = ContextVar("at_once", default=None)
 
 
 class ServerPausedError(ServerError):
@@ -40,16 +43,20 @@ class ServerPausedError(ServerError):
 
 
 @contextmanager
-def trial() -> Iterator[None]:
-    """Let the calls of the block through at once, whoever waits: somebody wants to know how the server does.
+def at_once(*, ends_pause: bool = False) -> Iterator[None]:
+    """Let the few calls of the block through at once, whoever waits: somebody sits before a screen.
 
-    One that succeeds ends a pause; one that fails has no consequences.
+    They take no slot, and one that fails has no consequences for others.
+
+    Args:
+        ends_pause: whether one that succeeds ends a pause that the server asked for: somebody has looked
+            after the server and wants to know how it does.
     """
-    token = _is_trial.set(True)
+    token = _at_once.set(ends_pause)
     try:
         yield
     finally:
-        _is_trial.reset(token)
+        _at_once.reset(token)
 
 
 class Gate:
@@ -66,6 +73,7 @@ class Gate:
         # When the last call that succeeded began, and when it was answered.
         self._good_since, self._succeeded_at = float("-inf"), float("-inf")
         self._faults = 0
+        self._few = asyncio.Semaphore(_CALLS_AT_ONCE)
 
     async def call(
         self, part: str, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]
@@ -85,8 +93,9 @@ class Gate:
             WorkStoppedError: an error of another call has stopped this work.
             PipelineError: what the call raises.
         """
-        if _is_trial.get():
-            return await self._try(part, work, account)
+        ends_pause = _at_once.get()
+        if ends_pause is not None:
+            return await self._call_at_once(part, work, account, ends_pause=ends_pause)
         async with self._slots.hold():
             # Behind the slot: whoever waited for one knows then of a pause that began meanwhile.
             await self._wait()
@@ -112,7 +121,7 @@ class Gate:
         Raises:
             FatalError: it has failed every call for as long as our patience lasts.
         """
-        if _is_trial.get() or (error.status == _SERVER_FAULT and self._is_of_an_input()):
+        if _at_once.get() is not None or (error.status == _SERVER_FAULT and self._is_of_an_input()):
             return
         await asyncio.to_thread(
             health.note_failure,
@@ -138,13 +147,19 @@ class Gate:
         """Let everybody know that a part of the server answers that is called without a slot."""
         await asyncio.to_thread(health.note_listed, self._url, part)
 
-    async def _try(
-        self, part: str, work: Callable[[], Awaitable[T]], account: Callable[[T], Awaitable[None]]
+    async def _call_at_once(
+        self,
+        part: str,
+        work: Callable[[], Awaitable[T]],
+        account: Callable[[T], Awaitable[None]],
+        *,
+        ends_pause: bool,
     ) -> T:
-        await admit_call()
-        found = await work()
-        await account(found)
-        await asyncio.to_thread(health.note_success, self._url, part, ends_pause=True)
+        async with self._few:
+            await admit_call()
+            found = await work()
+            await account(found)
+        await asyncio.to_thread(health.note_success, self._url, part, ends_pause=ends_pause)
         await self._read()
         return found
 
@@ -171,7 +186,7 @@ class Gate:
             if left <= 0:
                 return
             if left > _LONGEST_WAIT_SECONDS:
-                reason = f"{self._url} is paused: {self._health.reason}"
+                reason = f"calls are paused: {self._health.reason}"
                 raise ServerPausedError(reason, retry_after=left)
             await asyncio.sleep(min(left, _REFRESH_SECONDS))
 

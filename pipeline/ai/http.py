@@ -19,6 +19,7 @@ import httpx
 import orjson
 
 from pipeline.ai.gate import Gate
+from pipeline.ai.network import connect_by_asyncio
 from pipeline.errors import AnswerError, FatalError, PipelineError, ServerError
 from pipeline.settings import get_settings
 
@@ -28,8 +29,10 @@ _QUOTED_CHARS = 300
 
 _OK, _BAD_REQUEST = 200, 400
 _UNAUTHORIZED, _NO_CREDIT, _FORBIDDEN, _NOT_FOUND = 401, 402, 403, 404
-_NOT_IMPLEMENTED = 501
-_TELLS_NOTHING = frozenset({_FORBIDDEN, _NOT_FOUND, _NOT_IMPLEMENTED})
+_METHOD_NOT_ALLOWED, _NOT_IMPLEMENTED = 405, 501
+# No such path, or none for this: it will not be there after a while either.
+_NOT_OFFERED = frozenset({_NOT_FOUND, _METHOD_NOT_ALLOWED, _NOT_IMPLEMENTED})
+_TELLS_NOTHING = _NOT_OFFERED | {_FORBIDDEN}
 _PASSING = frozenset({408, 409, 425, 429})
 _FIRST_SERVER_FAULT, _END_OF_STATUS = 500, 600
 # What servers say of a model that they do not have, around its name: a message that quotes an input may
@@ -96,6 +99,7 @@ class HttpServer:
                 max_connections=slots + 2, max_keepalive_connections=slots, keepalive_expiry=60
             ),
         )
+        connect_by_asyncio(self._client)
 
     async def post(
         self, path: str, body: Mapping[str, Any], *, model: str, account: Callable[[Json], Awaitable[None]]
@@ -205,7 +209,7 @@ class HttpServer:
     def _error(self, status: int, headers: httpx.Headers, answer: bytes, model: str) -> PipelineError:
         said = self._quote(_message(answer))
         where = f"{self.url} answered {status}" + (f": {said}" if said else "")
-        if status in _PASSING or status >= _FIRST_SERVER_FAULT:
+        if status in _PASSING or (status >= _FIRST_SERVER_FAULT and status not in _NOT_OFFERED):
             # Who asks for more than our patience is asked again when that ends.
             pause = _retry_after(headers)
             pause = None if pause is None else min(pause, self._longest_pause)
@@ -227,10 +231,10 @@ class HttpServer:
             return f"It means that {what}: set {self._key_setting}, or another provider; then retry the job"
         if status == _NO_CREDIT:
             return "The account has no credit left: add some, then retry the job"
-        if status == _NOT_FOUND:
+        if status in _NOT_OFFERED:
             return (
-                f"It does not know the model {model!r}, or {self._setting} is not its base URL: see "
-                "`opspipe settings list`, then retry the job"
+                f"It does not know the model {model!r} or none of its kind, or {self._setting} is not its "
+                "base URL: see `opspipe settings list`, then retry the job"
             )
         if status < _BAD_REQUEST:
             return f"It sends us elsewhere: set {self._setting} to where the server is, then retry the job"

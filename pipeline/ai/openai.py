@@ -19,6 +19,7 @@ from pipeline.ai.base import (
     Embedded,
     Limits,
     ModelInfo,
+    OneServer,
     Prompt,
     Usage,
     find_model,
@@ -35,7 +36,7 @@ _ANSWER_FORMATS = ("json_schema", "json_object", "text")
 _MODELS_SECONDS = 300.0
 
 
-class OpenAiProvider:
+class OpenAiProvider(OneServer):
     """A server that speaks OpenAI's API."""
 
     name = "lmstudio"
@@ -208,6 +209,12 @@ class OpenAiProvider:
     async def close(self) -> None:
         """Hang up."""
         await self._server.close()
+
+
+class EmbeddingProvider(OpenAiProvider):
+    """A server that speaks OpenAI's API and only embeds: another one answers."""
+
+    host_setting, key_setting = "embedding_host", "embedding_key"
 
 
 class OpenRouterProvider(OpenAiProvider):

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline.ai.base import AiConfig, ModelInfo, Provider, find_model
 from pipeline.ai.local import LocalProvider
 from pipeline.ai.loop import run
-from pipeline.ai.openai import OpenAiProvider, OpenRouterProvider
+from pipeline.ai.openai import EmbeddingProvider, OpenAiProvider, OpenRouterProvider
+from pipeline.ai.pair import ProviderPair
 from pipeline.errors import FatalError
 
 # By their settings, which change rarely; a provider keeps its connections. Another thread may still be using
@@ -40,6 +42,14 @@ def close_providers() -> None:
 def _make(config: AiConfig) -> Provider:
     if config.provider == "local":
         return LocalProvider(config.limits)
+    analyst = _make_analyst(config)
+    if not config.embedding_host:
+        return analyst
+    own = replace(config, host=config.embedding_host, key=config.embedding_key)
+    return ProviderPair(EmbeddingProvider(own), analyst)
+
+
+def _make_analyst(config: AiConfig) -> Provider:
     if config.provider == "openrouter":
         if not config.key:
             raise FatalError("OpenRouter wants a key: set it with `opspipe settings set openrouter_key KEY`")
@@ -56,14 +66,14 @@ async def require_models(provider: Provider, *, embedding: bool, llm: bool) -> N
     """
     wanted = []
     if embedding:
-        wanted.append(("embedding_model", provider.embedding_model))
+        wanted.append(("embedding_model", provider.embedding_model, provider.embedder))
     if llm:
-        wanted.append(("llm_model", provider.llm_model))
-    for setting, model in wanted:
+        wanted.append(("llm_model", provider.llm_model, provider.analyst))
+    for setting, model, _ in wanted:
         if not model:
             raise FatalError(f"no model is set: say which with `opspipe settings set {setting} NAME`")
-    listed = await provider.models()
-    for setting, model in wanted:
+    for setting, model, server in wanted:
+        listed = await server.models()
         if listed and find_model(model, listed) is None:
             raise FatalError(
                 f"the server does not list the model {model!r}: `opspipe settings set {setting} NAME` with "

@@ -37,10 +37,43 @@ class SlowInputError(InputFaultError):
     code = "TIMED_OUT"
 
 
+class Probe:
+    """A small call of known good input, which tells whether a server is well; many that doubt it ask once.
+
+    Args:
+        provider: whose server it is.
+        call: the call, which costs what it costs: it is made only where no other call tells as much.
+    """
+
+    def __init__(self, provider: Provider, call: Callable[[], Awaitable[object]]) -> None:
+        self._provider, self._call = provider, call
+        self._lock = asyncio.Lock()
+        # When the last probe that was answered was wanted, and when the last one failed.
+        self._answered_since, self._failed_at = float("-inf"), float("-inf")
+
+    async def is_well(self, doubted_at: float) -> bool:
+        """Tell whether the server has answered a call that began after a moment of `time.monotonic`."""
+        async with self._lock:
+            if self._provider.succeeded_since(doubted_at) or self._answered_since > doubted_at:
+                return True
+            if self._failed_at > doubted_at:
+                return False
+            asked_at = time.monotonic()
+            try:
+                await self._call()
+            except PermanentError:
+                pass  # an answer, though of no use: a thinking model has no room for more than its thoughts
+            except PipelineError:
+                # Whatever it says of the probe, the error of the call stands.
+                self._failed_at = time.monotonic()
+                return False
+            self._answered_since = asked_at
+            return True
+
+
 async def call_again(
-    provider: Provider,
     call: Callable[[], Awaitable[T]],
-    probe: Callable[[], Awaitable[object]],
+    probe: Probe,
     *,
     tries_if_slow: int = TRIES_IF_SLOW,
 ) -> T:
@@ -50,9 +83,8 @@ async def call_again(
     after further tries, each beside a call that began after the last failure and succeeded.
 
     Args:
-        provider: whose call it is; its gate waits where the server wants to be left alone.
-        call: the call.
-        probe: a small call of known good input.
+        call: the call; the gate before it waits where the server wants to be left alone.
+        probe: tells whether the server is well.
         tries_if_slow: how often a call may last until its time is up, while others succeed.
 
     Raises:
@@ -60,7 +92,7 @@ async def call_again(
         InputFaultError: the server answers others and fails at this input each time.
         PipelineError: any other error of the call, at once.
     """
-    doubts = _Doubts(provider, probe, tries_if_slow)
+    doubts = _Doubts(probe, tries_if_slow)
     while True:
         try:
             return await call()
@@ -74,8 +106,7 @@ async def call_again(
 class _Doubts:
     """What speaks against an input so far: calls that failed, and how often the server was well then."""
 
-    provider: Provider
-    probe: Callable[[], Awaitable[object]]
+    probe: Probe
     tries_if_slow: int
     tries: int = 0
     slow: int = 0
@@ -92,7 +123,7 @@ class _Doubts:
             await asyncio.sleep(_pause(self.tries))
         if self.tries < _tries(error):
             return
-        if not (self.provider.succeeded_since(failed_at) or await _is_well(self.probe)):
+        if not await self.probe.is_well(failed_at):
             raise error
         self.blames += 1
         if self.blames > _more_tries(error):
@@ -101,7 +132,7 @@ class _Doubts:
     async def _weigh_slow(self, error: SlowServerError) -> None:
         # No pause: the call has lasted long enough.
         self.slow += 1
-        if not await _is_well(self.probe):
+        if not await self.probe.is_well(time.monotonic()):
             raise error
         if self.slow >= self.tries_if_slow:
             raise SlowInputError(str(error)) from error
@@ -118,15 +149,3 @@ def _more_tries(error: ServerError) -> int:
 def _pause(tries: int) -> float:
     longest = min(_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
     return random.uniform(longest / 2, longest)  # noqa: S311 - jitter, no secret
-
-
-async def _is_well(probe: Callable[[], Awaitable[object]]) -> bool:
-    try:
-        await probe()
-    except PermanentError:
-        # An answer, though of no use: a model that thinks has no room for more than its thoughts.
-        return True
-    except PipelineError:
-        # Whatever it says of the probe, the error of the call stands.
-        return False
-    return True

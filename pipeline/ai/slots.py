@@ -2,6 +2,10 @@
 
 A slot is a locked file: a process that dies gives its slots back, whatever it died of. A process keeps a slot
 as long as it has another call waiting, so that a slot goes idle only where nobody waits.
+
+Processes take further slots in turns, two at a time, each until none of its calls waits: some write down what
+they were answered while others call. All side by side would come to their writing at the same moment, and the
+server would have nothing to do; one at a time would read all answers by itself.
 """
 
 import asyncio
@@ -10,12 +14,13 @@ import fcntl
 import hashlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 # Waiting costs a lock attempt this often; a slot that another process leaves is idle for half of it.
 _POLL_SECONDS = 0.002
+_TURNS = ("turn-0", "turn-1")
 
 
 class Slots:
@@ -28,10 +33,11 @@ class Slots:
 
     def __init__(self, folder: Path, server: str) -> None:
         self._folder = folder / hashlib.sha256(server.encode()).hexdigest()[:16]
-        self._files: dict[int, int] = {}
+        self._files: dict[str, int] = {}
         self._held: set[int] = set()
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._poller: asyncio.Task[None] | None = None
+        self._turn: str | None = None
         self.limit = 1
 
     @asynccontextmanager
@@ -61,12 +67,14 @@ class Slots:
 
     def _release(self, slot: int) -> None:
         if slot >= self.limit or not self._hand_over(slot):
-            fcntl.flock(self._files[slot], fcntl.LOCK_UN)
+            self._unlock(str(slot))
             self._held.discard(slot)
 
     def _hand_over(self, slot: int) -> bool:
         while self._waiting:
             future = self._waiting.popleft()
+            if not self._waiting:
+                self._end_turn()
             if not future.done():
                 future.set_result(slot)
                 return True
@@ -81,19 +89,34 @@ class Slots:
                 self._release(slot)
 
     def _take(self) -> int | None:
-        for slot in range(self.limit):
-            if slot not in self._held:
-                with contextlib.suppress(BlockingIOError):  # another process has it
-                    fcntl.flock(self._file(slot), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._held.add(slot)
-                    return slot
+        self._turn = self._turn or self._lock_one(_TURNS)
+        if self._turn is None:
+            return None
+        name = self._lock_one(str(slot) for slot in range(self.limit) if slot not in self._held)
+        if not self._waiting:
+            self._end_turn()
+        if name is None:
+            return None
+        self._held.add(int(name))
+        return int(name)
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._unlock(self._turn)
+            self._turn = None
+
+    def _lock_one(self, names: Iterable[str]) -> str | None:
+        for name in names:
+            if name not in self._files:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._files[name] = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+            with contextlib.suppress(BlockingIOError):  # another process has it
+                fcntl.flock(self._files[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return name
         return None
 
-    def _file(self, slot: int) -> int:
-        if slot not in self._files:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._files[slot] = os.open(self._folder / str(slot), os.O_RDWR | os.O_CREAT, 0o600)
-        return self._files[slot]
+    def _unlock(self, name: str) -> None:
+        fcntl.flock(self._files[name], fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give everything back."""
@@ -101,3 +124,4 @@ class Slots:
             os.close(handle)
         self._files.clear()
         self._held.clear()
+        self._turn = None

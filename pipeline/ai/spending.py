@@ -5,6 +5,7 @@ turns out to be of no use.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,10 @@ from sqlalchemy.orm import Session
 
 from pipeline.ai.base import BudgetSpentError, Usage
 from pipeline.database import transaction
+from pipeline.errors import TransientError
 from schemas.own import AiUsage
+
+log = logging.getLogger(__name__)
 
 # Without a budget a killed worker loses the account of so long a time.
 _WRITE_SECONDS = 1.0
@@ -49,6 +53,9 @@ class Meter:
         self._unwritten: dict[str, Usage] = {}
         self._written_at = time.monotonic()
         self._lock = threading.Lock()
+        # Held until what was taken along is committed: whoever finds nothing left to write waits for that,
+        # or else the next call would be let through on an account that lacks it.
+        self._writing = threading.Lock()
 
     async def admit(self) -> None:
         """Let a call begin, as long as the budget lasts.
@@ -67,11 +74,14 @@ class Meter:
             )
 
     async def record(self, model: str, usage: Usage) -> None:
-        """Count a call."""
+        """Count a call. Its answer is not to be lost because the database does not take its cost."""
         with self._lock:
             self._unwritten[model] = self._unwritten.get(model, Usage()) + usage
         if self._budget is not None or time.monotonic() - self._written_at > _WRITE_SECONDS:
-            await asyncio.to_thread(self.write)
+            try:
+                await asyncio.to_thread(self.write)
+            except TransientError as error:
+                log.warning("what job %s has spent is written down later: %s", self._job_id, error)
 
     def write(self) -> None:
         """Put what was counted into the database."""
@@ -94,22 +104,25 @@ class Meter:
 
     @contextmanager
     def _handing_over(self) -> Iterator[dict[str, Usage]]:
-        with self._lock:
-            unwritten, self._unwritten = self._unwritten, {}
-            self._written_at = time.monotonic()
-        try:
-            yield unwritten
-        except BaseException:
+        with self._writing:
             with self._lock:
-                for model, usage in unwritten.items():
-                    self._unwritten[model] = self._unwritten.get(model, Usage()) + usage
-            raise
+                unwritten, self._unwritten = self._unwritten, {}
+                self._written_at = time.monotonic()
+            try:
+                yield unwritten
+            except BaseException:
+                with self._lock:
+                    for model, usage in unwritten.items():
+                        self._unwritten[model] = self._unwritten.get(model, Usage()) + usage
+                raise
 
     def _add(self, session: Session, unwritten: Mapping[str, Usage]) -> None:
         for model in sorted(unwritten):
             _add(session, self._job_id, self._stage, model, unwritten[model])
 
     def _read_spent(self) -> float:
+        # What could not be written down when it was spent.
+        self.write()
         with transaction(is_durable=False) as session:
             return read_spent(session, self._job_id).cost_usd or 0.0
 
@@ -124,9 +137,17 @@ def metered(job_id: str, stage: str, *, budget_usd: float | None = None) -> Iter
     token = _current.set(meter)
     try:
         yield meter
+    except BaseException:
+        try:
+            meter.write()
+        except TransientError:
+            # The error of the work is the one to be told.
+            log.warning("what job %s has spent could not be written down", job_id, exc_info=True)
+        raise
+    else:
+        meter.write()
     finally:
         _current.reset(token)
-        meter.write()
 
 
 async def admit_call() -> None:

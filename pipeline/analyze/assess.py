@@ -49,6 +49,7 @@ class _Work:
 
     held: Claim
     reviewer: Reviewer
+    project_id: str
     guidelines: Guidelines
     wanted: Sequence[Wanted]
     began: datetime
@@ -88,7 +89,9 @@ def _read_work(session: Session, held: Claim, options: AnalysisOptions, reviewer
     guidelines = require_readable(current_guidelines, session, project_id)
     needs = Needs(project_id, guidelines.sha256, reviewer, options, held.ref.job_id)
     began = session.execute(select(func.now())).scalar_one()
-    return _Work(held, reviewer, guidelines, _read_wanted(session, needs, held.span["ids"]), began)
+    return _Work(
+        held, reviewer, project_id, guidelines, _read_wanted(session, needs, held.span["ids"]), began
+    )
 
 
 def _write_back(meter: Meter, work: _Work, reviewed: Reviewed) -> None:
@@ -104,6 +107,7 @@ def _keep(meter: Meter, work: _Work, reviewed: Reviewed) -> None:
     Whoever takes the chunk up finds these records done.
     """
     with meter.transaction() as session:
+        flow.hold_project(session, work.project_id)
         store_reviews(
             session,
             reviewed,

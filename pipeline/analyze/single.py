@@ -6,13 +6,14 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pipeline.ai import Provider, open_provider, require_models, run
+from pipeline.ai import Provider, at_once, open_provider, require_models, run
 from pipeline.analyze.assess import store_reviews
 from pipeline.analyze.needs import Needs
 from pipeline.analyze.review import Reviewer, Wanted
 from pipeline.analyze.reviewers import open_reviewer
 from pipeline.analyze.start import require_guidelines
 from pipeline.analyze.texts import read_record_texts
+from pipeline.audit import note
 from pipeline.database import transaction
 from pipeline.errors import InputError, NotFoundError
 from pipeline.guidelines import Guidelines
@@ -79,16 +80,19 @@ def _align_anew(record_id: str) -> RecordAlignment:
     with transaction() as session:
         terms = _read_terms(session, record_id)
         wanted = _read_wanted(session, record_id, terms)
-    if terms.provider.name != "local":
-        # The list tells what the model takes and costs, and that there is such a model at all.
-        run(require_models(terms.provider, embedding=False, llm=True))
-    reviewed = terms.reviewer.review([wanted], terms.guidelines)
+    with at_once():
+        if terms.provider.name != "local":
+            # The list tells what the model takes and costs, and that there is such a model at all.
+            run(require_models(terms.provider, embedding=False, llm=True))
+        reviewed = terms.reviewer.review([wanted], terms.guidelines)
     failure = reviewed.stopped_by or reviewed.failures.get(record_id)
     if failure is not None:
         raise failure
     with transaction() as session:
         store_reviews(session, reviewed, terms.reviewer, terms.guidelines, job_id=None)
         found = _read_kept(session, record_id, is_cached=False)
+        if found is not None:
+            note(session, "record.align", "record", record_id, terms.project_id, model=found.llm_model)
     if found is None:
         raise _gone(record_id)
     return found

@@ -1,5 +1,6 @@
 """Making AnalyticsJobs: one on request, or one that follows an ingest job. One a project at a time."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import exists, select
@@ -7,7 +8,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session, aliased
 
 from pipeline import ledger
+from pipeline.audit import SYSTEM, acting, note
 from pipeline.errors import ConflictError, InputError
+from pipeline.idempotency import claim_key
 from pipeline.ids import new_cuid
 from pipeline.ledger import ChunkRef
 from pipeline.projects import has_guidelines
@@ -15,7 +18,7 @@ from pipeline.system_settings import read_ai_config
 from schemas.enums import JobStatus, Stage
 from schemas.options import AnalysisOptions
 from schemas.own import WorkJob
-from schemas.reference import AnalyticsJob, IngestJob
+from schemas.reference import AnalyticsJob, IngestJob, Project
 
 NO_LANGUAGE_MODEL = (
     "ratings need a language model, and the provider local has none: set another with "
@@ -49,14 +52,24 @@ def start_analysis(
 ) -> AnalysisStart:
     """Put an analysis of a project on the ledger.
 
+    Args:
+        session: the transaction to do it in.
+        project_id: the project.
+        options: which records, and what is wanted of them.
+        follows_job_id: the ingest job that asked for it beforehand; None where somebody asks now.
+
     Raises:
         InputError: the project has no guidelines, or ratings are wanted and no language model is set.
         ConflictError: the project has an active analysis; names it.
+        KeyTakenError: the same request made its job already (see `pipeline.idempotency`).
     """
+    job_id = new_cuid()
+    if follows_job_id is None:
+        claim_key(session, job_id)
     require_guidelines(session, project_id)
     if options.likert and read_ai_config(session).provider == "local":
         raise InputError(NO_LANGUAGE_MODEL)
-    job_id = _insert_job(session, project_id)
+    _insert_job(session, job_id, project_id)
     session.add(
         WorkJob(
             job_id=job_id,
@@ -66,25 +79,35 @@ def start_analysis(
         )
     )
     session.flush()
+    # The pipeline starts what follows, in whoever's process that happens.
+    with acting(SYSTEM) if follows_job_id else nullcontext():
+        note(
+            session,
+            "job.analyze",
+            "job",
+            job_id,
+            project_id,
+            scope=options.scope,
+            likert=options.likert,
+            budget_usd=options.budget_usd,
+            follows=follows_job_id,
+        )
     return AnalysisStart(job_id, ledger.open_stage(session, job_id, Stage.ANALYZE))
 
 
-def _insert_job(session: Session, project_id: str) -> str:
+def _insert_job(session: Session, job_id: str, project_id: str) -> None:
     # The database holds "one active analysis a project"; looking first would only be a guess.
-    job_id: str | None = None
-    while job_id is None:
-        job_id = session.scalar(
-            upsert(AnalyticsJob)
-            .values(id=new_cuid(), project_id=project_id)
-            .on_conflict_do_nothing()
-            .returning(AnalyticsJob.id)
-        )
-        if job_id is None:
-            active = _active_analysis(session, project_id)
-            # None: it has ended since, and the place is free.
-            if active is not None:
-                raise ConflictError(f"the project is being analyzed already by job {active}", job_id=active)
-    return job_id
+    insertion = (
+        upsert(AnalyticsJob)
+        .values(id=job_id, project_id=project_id)
+        .on_conflict_do_nothing()
+        .returning(AnalyticsJob.id)
+    )
+    while session.scalar(insertion) is None:
+        active = _active_analysis(session, project_id)
+        # None: it has ended since, and the place is free.
+        if active is not None:
+            raise ConflictError(f"the project is being analyzed already by job {active}", job_id=active)
 
 
 def _active_analysis(session: Session, project_id: str) -> str | None:
@@ -105,6 +128,7 @@ def start_due_analyses(session: Session) -> list[AnalysisStart]:
     due = session.execute(
         select(IngestJob.id, IngestJob.project_id)
         .join(WorkJob, WorkJob.ingest_job_id == IngestJob.id)
+        .join(Project, Project.id == IngestJob.project_id)
         .where(
             IngestJob.status == JobStatus.COMPLETED,
             WorkJob.options["analyze"].as_boolean(),
@@ -115,8 +139,9 @@ def start_due_analyses(session: Session) -> list[AnalysisStart]:
             ),
         )
         .order_by(IngestJob.created_at)
-        # Two sweepers, or a sweeper and a worker, do not start the same one.
-        .with_for_update(of=WorkJob, skip_locked=True)
+        # Two sweepers, or a sweeper and a worker, do not start the same one; and nobody waits here for a
+        # project that is being deleted, which would wait for the job.
+        .with_for_update(of=[WorkJob, Project], key_share=True, skip_locked=True)
     ).all()
     started, projects = [], set()
     for job_id, project_id in due:

@@ -40,6 +40,10 @@ def read_record_texts(
         .where(DataRecord.id.in_(ids))
         .order_by(DataRecord.id)
     )
+    # As floats: a null, which another client may have written, is then not finite, and so of no use.
     return [
-        RecordText(row.id, row.content, np.asarray(row.embedding) if row.embedding else None) for row in rows
+        RecordText(
+            row.id, row.content, np.asarray(row.embedding, dtype=np.float64) if row.embedding else None
+        )
+        for row in rows
     ]

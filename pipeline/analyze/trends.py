@@ -14,6 +14,7 @@ from pipeline.ai import (
     OVERHEAD_TOKENS,
     Provider,
     Question,
+    at_once,
     complete_all,
     guess_tokens,
     open_provider,
@@ -22,6 +23,7 @@ from pipeline.ai import (
 )
 from pipeline.analyze.contrast import contrast
 from pipeline.analyze.prompts import TRENDS_OUTPUT_TOKENS, read_trends, trends_prompt
+from pipeline.audit import note
 from pipeline.database import transaction
 from pipeline.errors import FatalError, InputError
 from pipeline.projects import load_guidelines
@@ -90,6 +92,15 @@ def analyze_trends(project_id: str, record_type: RecordType) -> TrendsReport:
                 {_COLUMNS[record_type]: report.to_markdown(), "updated_at": func.timezone("utc", func.now())}
             )
         )
+        note(
+            session,
+            "trends.make",
+            "project",
+            project_id,
+            project_id,
+            type=record_type,
+            provider=provider.name,
+        )
     return report
 
 
@@ -112,11 +123,13 @@ def _sample(session: Session, project_id: str, record_type: RecordType, size: in
 
 
 def _ask(provider: Provider, record_type: RecordType, groups: _Groups) -> TrendsReport:
-    # The list tells what the model takes, and that there is such a model at all.
-    run(require_models(provider, embedding=False, llm=True))
+    with at_once():
+        # The list tells what the model takes, and that there is such a model at all.
+        run(require_models(provider, embedding=False, llm=True))
     best, worst, is_shortened = _fit(provider, groups)
     prompt = trends_prompt(record_type.lower(), best, worst)
-    settled = complete_all(provider, [Question(prompt, read_trends)])
+    with at_once():
+        settled = complete_all(provider, [Question(prompt, read_trends)])
     failure = settled.stopped_by or settled.failures.get(0)
     if failure is not None:
         raise failure

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from pipeline.audit import note
 from pipeline.errors import ConflictError, InputError, NotFoundError
 from schemas.own import BonusStanding, BonusTotal
 from schemas.reference import BonusWindow
@@ -52,6 +53,13 @@ def create_window(
     _validate(window)
     session.add(window)
     session.flush()
+    note(
+        session,
+        "window.create",
+        "bonus_window",
+        str(window.id),
+        **{field: getattr(window, field) for field in sorted(_CHANGEABLE)},
+    )
     return window
 
 
@@ -73,6 +81,7 @@ def update_window(session: Session, window_id: UUID, **changes: object) -> Bonus
         raise NotFoundError(f"there is no bonus window {window_id}")
     if _is_frozen(session, window_id):
         raise ConflictError(f"the result of {window.name!r} is frozen: make a new window instead")
+    old = {field: getattr(window, field) for field in changes}
     with session.no_autoflush:
         for field, value in changes.items():
             setattr(window, field, _with_zone(value) if isinstance(value, datetime) else value)
@@ -83,6 +92,8 @@ def update_window(session: Session, window_id: UUID, **changes: object) -> Bonus
             raise
     window.updated_at = datetime.now(UTC)
     session.flush()
+    new = {field: getattr(window, field) for field in changes}
+    note(session, "window.change", "bonus_window", str(window_id), old=old, new=new)
     if changes.keys() & {"start_time", "end_time"}:
         for counted in (BonusStanding, BonusTotal):
             session.execute(delete(counted).where(counted.window_id == window_id))
@@ -121,9 +132,10 @@ def delete_window(session: Session, window_id: UUID) -> None:
     Raises:
         NotFoundError: there is no such window.
     """
-    deleted = session.scalar(delete(BonusWindow).where(BonusWindow.id == window_id).returning(BonusWindow.id))
-    if deleted is None:
+    name = session.scalar(delete(BonusWindow).where(BonusWindow.id == window_id).returning(BonusWindow.name))
+    if name is None:
         raise NotFoundError(f"there is no bonus window {window_id}")
+    note(session, "window.delete", "bonus_window", str(window_id), name=name)
 
 
 def _with_zone(moment: datetime) -> datetime:

@@ -5,6 +5,7 @@ from sqlalchemy import update
 from pipeline.database import transaction
 from pipeline.errors import FatalError, TransientError
 from pipeline.fetch import check_url, open_url, safe_name
+from pipeline.idempotency import claim_key
 from pipeline.ids import new_cuid
 from pipeline.ingest.submit import Submission, make_job, refuse_same_bytes
 from pipeline.lease import LeasedReader
@@ -30,9 +31,10 @@ def submit_url(project_id: str, url: str, *, options: IngestOptions, force: bool
 
     Raises:
         InputError: the URL cannot be used.
+        KeyTakenError: the same request made its job already (see `pipeline.idempotency`).
     """
     check_url(url)
-    upload_id = new_cuid()
+    upload_id, job_id = new_cuid(), new_cuid()
     upload = Upload(
         id=upload_id,
         project_id=project_id,
@@ -42,7 +44,8 @@ def submit_url(project_id: str, url: str, *, options: IngestOptions, force: bool
         url=url,
     )
     with transaction() as session:
-        plan = make_job(session, upload, options.model_copy(update={"force": force}))
+        claim_key(session, job_id)
+        plan = make_job(session, job_id, upload, options.model_copy(update={"force": force}))
     return Submission(plan.job_id, plan, size_bytes=None, estimated_records=None)
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from pipeline import flow
+from pipeline.courtesy import give_way
 from pipeline.database import driver_connection, transaction
 from pipeline.errors import FatalError
 from pipeline.ids import new_cuids
@@ -23,6 +24,8 @@ from schemas.options import IngestOptions
 
 # Records go to the driver in blocks of this many: one of about 100 KB it does not split again.
 _BLOCK_RECORDS = 50
+# After so many rows small jobs are let in, if it is time.
+_COURTESY_ROWS = 256
 
 # Digests and ids go as arrays in text, and digests come back as one string of bytes: with thousands of them a
 # statement, an object for each would cost the client more than the look-up costs the server.
@@ -63,7 +66,7 @@ def load_chunk(held: Claim) -> None:
     """Load one chunk of a job's upload; a second run of the same chunk finds nothing to do.
 
     Raises:
-        LeaseLostError: another worker has the chunk, or the job was stopped; nothing was stored.
+        LeaseLostError: another worker has the chunk, or the job was stopped or deleted; nothing was stored.
         TransientError: the database broke the transaction, or an identity is still held by a record of a
             deleted job; nothing was stored.
         FatalError: the upload is gone.
@@ -72,6 +75,7 @@ def load_chunk(held: Claim) -> None:
     data = get_storage().read_range(context.storage_key, held.span["start"], held.span["end"])
     candidates, outcomes = _normalize(held, context, data)
     with transaction() as session:
+        flow.hold_project(session, context.project_id)
         wait_for_identities(session, context.project_id, (candidate.digest for candidate in candidates))
         taken = _ask_digests(session, _FIND_CLAIMED, candidates)
         kept = _skip_duplicates(candidates, outcomes, taken)
@@ -100,6 +104,8 @@ def _normalize(held: Claim, context: LoadContext, data: bytes) -> tuple[list[Can
     for place, record in enumerate(read_records(context, options, data)):
         if place == held.record_count:
             break
+        if place % _COURTESY_ROWS == 0:
+            give_way()
         if isinstance(record, SkipReason):
             outcomes.skip(place, record)
             continue
@@ -139,6 +145,8 @@ def _copy(session: Session, records: Sequence[Candidate]) -> None:
     with driver_connection(session).cursor() as cursor, cursor.copy(COPY_RECORDS) as copy:
         copy.write(COPY_START)
         for start in range(0, len(records), _BLOCK_RECORDS):
+            # No identity is claimed yet and no job locked: nobody waits for this transaction.
+            give_way()
             copy.write(b"".join([record.packed for record in records[start : start + _BLOCK_RECORDS]]))
         copy.write(COPY_END)
 

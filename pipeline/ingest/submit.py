@@ -2,19 +2,22 @@
 
 from dataclasses import dataclass
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
+from pipeline.audit import note
 from pipeline.csvfile import FileHead, Utf8Reader, inspect_head, needs_transcoding, read_chunk
 from pipeline.database import transaction
 from pipeline.errors import DuplicateError, InputError
+from pipeline.idempotency import claim_key
 from pipeline.ids import new_cuid
 from pipeline.ingest.rows import RowReader, row_options
 from pipeline.ledger import ChunkRef
 from pipeline.settings import get_settings
-from pipeline.storage import FileStorage, StoredFile, get_storage
+from pipeline.storage import ArrivedFile, FileStorage, StoredFile, get_storage
 from schemas.enums import JobStatus, Stage
 from schemas.options import IngestOptions
 from schemas.own import Upload, WorkJob
@@ -37,26 +40,35 @@ class Submission:
 
 
 def submit_csv(
-    project_id: str, source: BinaryIO, *, file_name: str, options: IngestOptions, force: bool = False
+    project_id: str,
+    source: BinaryIO | ArrivedFile,
+    *,
+    file_name: str,
+    options: IngestOptions,
+    force: bool = False,
 ) -> Submission:
     """Store a CSV file and make the job that loads it.
 
     Args:
         project_id: the project that gets the records.
-        source: the file's bytes, read once from where it stands.
+        source: the file's bytes, read once from where it stands; or a file that is in storage already, which
+            becomes the job's without being copied.
         file_name: the name the user knows it by.
         options: how to read it and what follows.
         force: load the same bytes again.
 
     Raises:
-        InputError: the file cannot be read as asked (see `pipeline.csvfile`) or is too large.
+        InputError: the file cannot be read as asked (see `pipeline.csvfile`).
+        TooLargeError: it has more bytes than are taken.
         DuplicateError: the project has the same bytes already; names the job.
+        KeyTakenError: the same request made its job already (see `pipeline.idempotency`).
     """
-    storage, upload_id = get_storage(), new_cuid()
-    stored = storage.put(f"{upload_id}.csv", source, max_bytes=get_settings().max_upload_bytes)
+    storage, upload_id, job_id = get_storage(), new_cuid(), new_cuid()
+    stored = _store(storage, f"{upload_id}.csv", source)
     try:
         estimate = _check_head(storage, stored, options)
         with transaction() as session:
+            claim_key(session, job_id)
             if not force:
                 refuse_same_bytes(session, project_id, stored.sha256)
             upload = Upload(
@@ -67,11 +79,17 @@ def submit_csv(
                 size_bytes=stored.size_bytes,
                 sha256=stored.sha256,
             )
-            plan = make_job(session, upload, options)
+            plan = make_job(session, job_id, upload, options)
         return Submission(plan.job_id, plan, stored.size_bytes, estimate)
     except BaseException:
         storage.delete(stored.key)
         raise
+
+
+def _store(storage: FileStorage, key: str, source: BinaryIO | ArrivedFile) -> StoredFile:
+    if isinstance(source, ArrivedFile):
+        return source.store_as(key)
+    return storage.put(key, source, max_bytes=get_settings().max_upload_bytes)
 
 
 def _check_head(storage: FileStorage, stored: StoredFile, options: IngestOptions) -> int:
@@ -128,9 +146,8 @@ def refuse_same_bytes(session: Session, project_id: str, sha256: str) -> None:
         )
 
 
-def make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkRef:
+def make_job(session: Session, job_id: str, upload: Upload, options: IngestOptions) -> ChunkRef:
     """Put an upload and the job that loads it on the ledger; gives the chunk to publish."""
-    job_id = new_cuid()
     session.add(upload)
     session.add(IngestJob(id=job_id, project_id=upload.project_id, type=options.record_type))
     session.flush()
@@ -140,4 +157,17 @@ def make_job(session: Session, upload: Upload, options: IngestOptions) -> ChunkR
         )
     )
     session.flush()
+    note(
+        session,
+        "job.submit",
+        "job",
+        job_id,
+        upload.project_id,
+        type=options.record_type,
+        file_name=upload.file_name,
+        # Of a URL the rest may be a secret: a name and password, or a signature.
+        host=urlsplit(upload.url).hostname if upload.url else None,
+        size_bytes=upload.size_bytes,
+        sha256=upload.sha256,
+    )
     return ledger.open_stage(session, job_id, Stage.LOAD)

@@ -1,11 +1,12 @@
 """The right to work on a chunk: taken, renewed, given back, or used up by the chunk's end."""
 
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from pipeline.ledger.conditions import from_now, is_chunk, is_held, is_stopping
+from pipeline.ledger.conditions import from_now, is_chunk, is_expired, is_held, is_stopping
 from pipeline.ledger.work import MAX_ATTEMPTS, ChunkRef, Claim, LeaseLostError
 from schemas.enums import ChunkState, JobKind
 from schemas.own import WorkChunk, WorkJob, WorkStage
@@ -17,10 +18,7 @@ def claim(session: Session, ref: ChunkRef, *, worker: str, lease_seconds: float)
     Returns:
         None where there is nothing to do: the chunk is done, stopped, leased, not due, used up or gone.
     """
-    is_free = or_(
-        WorkChunk.state == ChunkState.PENDING,
-        and_(WorkChunk.state == ChunkState.LEASED, WorkChunk.leased_until < func.now()),
-    )
+    is_free = or_(WorkChunk.state == ChunkState.PENDING, is_expired())
     is_due = or_(WorkChunk.not_before.is_(None), WorkChunk.not_before <= func.now())
     row = session.execute(
         update(WorkChunk)
@@ -59,6 +57,20 @@ def renew(session: Session, held: Claim, *, lease_seconds: float) -> bool:
         .execution_options(synchronize_session=False)
     )
     return renewed.first() is not None
+
+
+def look_again(session: Session, held: Claim) -> Claim:
+    """Give the claim on what is left of a chunk, which nobody else can take before this transaction ends.
+
+    Raises:
+        LeaseLostError: it is not held any more.
+    """
+    row = session.execute(
+        select(WorkChunk.span, WorkChunk.record_count).where(is_held(held)).with_for_update()
+    ).first()
+    if row is None:
+        raise LeaseLostError(f"the lease of {held.ref} was lost")
+    return replace(held, span=row.span, record_count=row.record_count)
 
 
 def end_chunk(session: Session, held: Claim, **values: Any) -> None:  # noqa: ANN401 - column values

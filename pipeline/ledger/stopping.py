@@ -3,6 +3,7 @@
 from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
+from pipeline.ledger.conditions import is_expired
 from schemas.enums import ChunkState
 from schemas.own import WorkChunk, WorkJob
 
@@ -46,7 +47,7 @@ def stop_reason(session: Session, job_id: str) -> str | None:
     is_worked_on = exists().where(
         WorkChunk.job_id == job_id,
         WorkChunk.state == ChunkState.LEASED,
-        WorkChunk.leased_until >= func.now(),
+        ~is_expired(),
     )
     return session.scalar(
         select(WorkJob.stopping).where(WorkJob.job_id == job_id, WorkJob.stopping.is_not(None), ~is_worked_on)

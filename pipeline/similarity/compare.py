@@ -64,6 +64,7 @@ def plan_compare(held: Claim) -> None:
     """
     with transaction() as session:
         scope = read_scope(session, held)
+        flow.hold_project(session, scope.project_id)
         space = read_space(session, scope.project_id)
         if is_of_project(held):
             # Everything is compared anew, maybe by another model.

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, bindparam, func, select, text
+from sqlalchemy import bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.types import Float, Text
 
+from pipeline.moments import within_years
 from pipeline.system_settings import read_setting
 from schemas.own import SimilarityFlag
 from schemas.reference import DataRecord
@@ -38,9 +39,6 @@ _KEEP = text("""
     bindparam("similarities", type_=ARRAY(Float(53))),
 )
 
-
-# A day from the ends, whatever the time zone.
-_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 # So many pairs a statement.
 _KEPT_AT_ONCE = 20_000
 
@@ -104,11 +102,6 @@ def keep_pairs(session: Session, pairs: Pairs, *, model: str) -> None:
         )
 
 
-def _within_years(moment: InstrumentedAttribute[datetime]) -> ColumnElement[datetime]:
-    """Bring a time that Python's type does not hold, as infinity, to the last or first that it does."""
-    return func.greatest(func.least(moment, _LAST), _FIRST)
-
-
 def list_flags(session: Session, project_id: str, *, limit: int = 100) -> list[Flag]:
     """List a project's flags, the most similar first."""
     record, similar = aliased(DataRecord), aliased(DataRecord)
@@ -122,8 +115,8 @@ def list_flags(session: Session, project_id: str, *, limit: int = 100) -> list[F
             record.created_by_id,
             record.content,
             similar.content.label("similar_content"),
-            _within_years(record.created_at).label("created_at"),
-            _within_years(similar.created_at).label("similar_created_at"),
+            within_years(record.created_at).label("created_at"),
+            within_years(similar.created_at).label("similar_created_at"),
         )
         .join(record, record.id == SimilarityFlag.record_id)
         .join(similar, similar.id == SimilarityFlag.similar_id)

@@ -15,7 +15,7 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
-from pipeline.ai import Vectors, embed_or_raise, open_provider
+from pipeline.ai import Vectors, at_once, embed_or_raise, open_provider
 from pipeline.database import one_line, transaction
 from pipeline.embeddings import read_space
 from pipeline.errors import InputError, NotFoundError
@@ -111,7 +111,8 @@ def search_records(project_id: str, content: str, *, limit: int = 10) -> list[Ne
             f"the project's embeddings are of the model {space.model!r} and the settings say "
             f"{provider.embedding_model!r}: set embedding_model back, or `opspipe vectorize PROJECT`"
         )
-    vector = _unit(embed_or_raise(provider, [content])[0])
+    with at_once():
+        vector = _unit(embed_or_raise(provider, [content])[0])
     if vector is None or len(vector) != space.dimensions:
         raise InputError(
             f"the model {space.model!r} gives vectors of another length than the project's: "

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pipeline.ai import Vectors
+from pipeline.audit import note
 from pipeline.errors import InputError
 from pipeline.similarity.stream import MOST_LENGTH
 from schemas.own import EmbeddingSpace
@@ -121,6 +122,7 @@ def build_indexes(engine: Engine) -> Indexes:
             made.append(build_index(engine, Pgvector(schema, length)))
         except InputError as error:
             not_made.append(str(error))
+    _note_indexes(engine, "index.make", made)
     return Indexes(made, not_made)
 
 
@@ -173,4 +175,12 @@ def drop_indexes(engine: Engine) -> list[str]:
         )
         for name in names:
             connection.execute(text(_DROP.format(name=name)))
+    _note_indexes(engine, "index.drop", names)
     return names
+
+
+def _note_indexes(engine: Engine, action: str, names: Sequence[str]) -> None:
+    # Afterwards: an index that is made or dropped CONCURRENTLY is so outside of any transaction.
+    if names:
+        with Session(engine) as session, session.begin():
+            note(session, action, "table", "data_records", names=list(names))

@@ -148,6 +148,7 @@ def _store(meter: Meter, held: Claim, work: _Work, settled: Settled[TextVector])
 
 
 def _keep(session: Session, held: Claim, work: _Work, settled: Settled[TextVector]) -> bool:
+    flow.hold_project(session, work.scope.project_id)
     ids = work.new_ids
     outcome = _Outcome(
         embedded={ids[place]: found for place, found in settled.results.items()},

@@ -3,6 +3,7 @@
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline import flow
 from pipeline.database import transaction
 from pipeline.embeddings import IS_PENDING, replace_space
 from pipeline.lease import check_lease
@@ -47,11 +48,13 @@ def forget_outdated(project_id: str, model: str, *, generation: str) -> None:
         LeaseLostError: the work is not wanted any more.
     """
     with transaction() as session:
+        flow.hold_project(session, project_id)
         maker = replace_space(session, project_id, model, generation=generation).maker
     after: str | None = ""
     while after is not None:
         check_lease()
         with transaction() as session:
+            flow.hold_project(session, project_id)
             after = _forget_batch(session, project_id, maker, after)
 
 

@@ -72,6 +72,7 @@ def plan_vectorize(held: Claim) -> None:
         forget_outdated(scope.project_id, provider.embedding_model, generation=generation)
     size = get_settings().embed_batch * (1 if provider.name == "local" else _CALLS_A_CHUNK)
     with transaction() as session:
+        flow.hold_project(session, scope.project_id)
         enter_space(session, scope.project_id, provider.embedding_model)
         chunks = _chunks(session, scope, size, is_of_project=is_of_project(held))
         flow.finish_plan(session, held, list(chunks))

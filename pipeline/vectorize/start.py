@@ -6,7 +6,9 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from pipeline import ledger
+from pipeline.audit import note
 from pipeline.errors import ConflictError, InputError
+from pipeline.idempotency import claim_key
 from pipeline.ids import new_cuid
 from pipeline.ledger import ChunkRef
 from pipeline.states import UNFINISHED
@@ -34,7 +36,10 @@ def start_vectorization(session: Session, project_id: str, *, is_all: bool = Fal
     Raises:
         InputError: the project has no records.
         ConflictError: a job is embedding records of the project; names it.
+        KeyTakenError: the same request made its job already (see `pipeline.idempotency`).
     """
+    job_id = new_cuid()
+    claim_key(session, job_id)
     # One at a time: two would embed, and pay for, the same records.
     session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
     running = session.scalar(
@@ -53,7 +58,6 @@ def start_vectorization(session: Session, project_id: str, *, is_all: bool = Fal
             f"job {running} is embedding records of the project already: wait for its end, or cancel it",
             job_id=running,
         )
-    job_id = new_cuid()
     session.add(
         IngestJob(
             id=job_id,
@@ -72,6 +76,7 @@ def start_vectorization(session: Session, project_id: str, *, is_all: bool = Fal
         )
     )
     session.flush()
+    note(session, "job.vectorize", "job", job_id, project_id, is_all=is_all)
     return VectorizationStart(job_id, ledger.open_stage(session, job_id, Stage.VECTORIZE))
 
 

@@ -1,7 +1,8 @@
 """Writing embeddings back: a statement for some hundred records, their vectors as one array.
 
 The array of all vectors is packed at once and cut into rows by the server, which spares the table in between
-and its copy of every vector.
+and its copy of every vector. Where the database has pgvector, numbers of 32 bits travel as its vectors: half
+as many bytes, which it reads faster.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,18 @@ from sqlalchemy.orm import Session
 from pipeline.ai import Vectors
 from pipeline.database import driver_connection
 from pipeline.embeddings import IS_PENDING, Digest
-from pipeline.pgarrays import pack_doubles, pack_smallints, pack_texts, pack_uuids, pack_xids, takes_packed
+from pipeline.pgarrays import (
+    PackedArray,
+    VectorType,
+    pack_doubles,
+    pack_smallints,
+    pack_texts,
+    pack_uuids,
+    pack_vectors,
+    pack_xids,
+    takes_packed,
+    takes_vectors,
+)
 
 # A larger parameter is slower: it falls out of the processor's caches.
 _STATEMENT_BYTES = 4 * 1024**2
@@ -31,10 +43,7 @@ _REPLACE = "ON CONFLICT (record_id) DO UPDATE SET digest = excluded.digest, piec
 _WRITE = f"""
     WITH written AS (
         UPDATE data_records AS record
-        SET embedding = (%(numbers)b::double precision[])[
-                (part.place - 1) * %(dimensions)b + 1 : part.place * %(dimensions)b
-            ],
-            "updatedAt" = now() AT TIME ZONE 'utc'
+        SET embedding = {{embedding}}, "updatedAt" = now() AT TIME ZONE 'utc'
         FROM unnest(%(ids)b::text[], %(versions)b::xid[], %(digests)b::uuid[], %(pieces)b::smallint[])
             WITH ORDINALITY AS part (id, version, digest, pieces, place)
         WHERE record.id = part.id AND {IS_PENDING} AND (
@@ -46,6 +55,11 @@ _WRITE = f"""
     INSERT INTO record_embeddings (record_id, digest, pieces)
     SELECT id, digest, pieces FROM written ORDER BY id {_REPLACE}
 """  # noqa: S608 - put together from constants
+_OF_DOUBLES = """(%(numbers)b::double precision[])[
+    (part.place - 1) * %(dimensions)s + 1 : part.place * %(dimensions)s
+]"""
+_OF_VECTORS = "(%(numbers)b)[part.place]::real[]::double precision[]"
+_MOST_VECTOR_DIMENSIONS = 16_000
 _LEFT = f"""
     SELECT record.id FROM data_records AS record WHERE record.id = ANY(%(ids)b) AND {IS_PENDING}
 """  # noqa: S608 - put together from constants
@@ -97,24 +111,32 @@ def write_embeddings(
         The ids of records that are still pending, because their text is another by now.
     """
     left: set[str] = set()
-    dimensions = len(vectors[0])
-    rows = max(1, _STATEMENT_BYTES // (dimensions * _ELEMENT_BYTES))
+    rows = max(1, _STATEMENT_BYTES // (len(vectors[0]) * _ELEMENT_BYTES))
     with takes_packed(driver_connection(session).cursor()) as cursor:
         cursor.execute(_LOOK_UP)
+        kind = takes_vectors(cursor)
         for start in range(0, len(origins), rows):
             ids, versions, digests, pieces = zip(*origins[start : start + rows], strict=True)
+            embedding, numbers = _pack(np.stack(vectors[start : start + rows]), kind)
             values = {
                 "ids": pack_texts(ids),
                 "versions": pack_xids(versions),
                 "digests": pack_uuids(digests),
                 "pieces": pack_smallints(pieces),
-                "numbers": pack_doubles(np.stack(vectors[start : start + rows])),
-                "dimensions": dimensions,
                 "maker": maker,
+                **numbers,
             }
-            if cursor.execute(_WRITE, values, prepare=True).rowcount < len(ids):
+            if cursor.execute(_WRITE.format(embedding=embedding), values, prepare=True).rowcount < len(ids):
                 left.update(row[0] for row in cursor.execute(_LEFT, {"ids": pack_texts(ids)}))
     return left
+
+
+def _pack(vectors: Vectors, kind: VectorType | None) -> tuple[str, dict[str, PackedArray | int]]:
+    """Give the SQL of a row's embedding, and its parameters."""
+    dimensions = vectors.shape[1]
+    if kind is not None and vectors.dtype == np.float32 and dimensions <= _MOST_VECTOR_DIMENSIONS:
+        return _OF_VECTORS, {"numbers": pack_vectors(vectors, kind)}
+    return _OF_DOUBLES, {"numbers": pack_doubles(vectors), "dimensions": dimensions}
 
 
 def copy_embeddings(

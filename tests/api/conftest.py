@@ -1,14 +1,9 @@
-"""The HTTP door on a real port, and a client that speaks to it."""
+"""The HTTP door on a real port."""
 
-import io
-import json
+import shutil
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
-from uuid import uuid4
+from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session
@@ -17,66 +12,12 @@ from werkzeug.serving import make_server
 from api import create_app
 from pipeline.database import transaction
 from pipeline.projects import ensure_project
+from pipeline.settings import get_settings
 from pipeline.tokens import create_token, ensure_first_token
+from pipeline.users import create_user
 from schemas.enums import UserRole
-from schemas.reference import Profile
-
-
-@dataclass
-class Answer:
-    status: int
-    body: dict[str, Any]
-
-
-@dataclass
-class Download:
-    headers: dict[str, str]
-    data: bytes
-
-
-class Client:
-    def __init__(self, port: int) -> None:
-        self._base = f"http://127.0.0.1:{port}"
-        self.token: str | None = None
-
-    def get(self, path: str) -> Answer:
-        return self._send(urllib.request.Request(self._base + path))
-
-    def post(self, path: str, body: dict[str, Any]) -> Answer:
-        data = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        return self._send(urllib.request.Request(self._base + path, data=data, headers=headers))
-
-    def download(self, path: str) -> Download:
-        request = urllib.request.Request(self._base + path)
-        request.add_header("Authorization", f"Bearer {self.token}")
-        with urllib.request.urlopen(request) as response:
-            return Download(dict(response.headers), response.read())
-
-    def delete(self, path: str) -> Answer:
-        return self._send(urllib.request.Request(self._base + path, method="DELETE"))
-
-    def upload(self, path: str, fields: dict[str, str], file: bytes | None) -> Answer:
-        boundary, body = "frontier", io.BytesIO()
-        for name, value in fields.items():
-            part = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            body.write(part.encode())
-        if file is not None:
-            disposition = 'Content-Disposition: form-data; name="file"; filename="batch.csv"'
-            body.write(f"--{boundary}\r\n{disposition}\r\n\r\n".encode() + file + b"\r\n")
-        body.write(f"--{boundary}--\r\n".encode())
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return self._send(urllib.request.Request(self._base + path, data=body.getvalue(), headers=headers))
-
-    def _send(self, request: urllib.request.Request) -> Answer:
-        if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return Answer(answer.status, json.load(answer))
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, json.load(error))
+from tests.api.client import Client
+from tests.api.webserver import WebServer
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +56,52 @@ def sign_in(port: int, session: Session) -> Callable[[str, UserRole], Client]:
 
     def _sign_in(email: str, role: UserRole) -> Client:
         made = Client(port)
-        session.add(Profile(id=uuid4(), email=email, role=role))
-        session.flush()
+        create_user(session, email, role)
         made.token = create_token(session, email=email, name="t")
         session.commit()
         return made
 
     return _sign_in
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A storage of this test's own."""
+    yield from _stored_in(tmp_path / "uploads", monkeypatch)
+
+
+def _stored_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("OPSPIPE_STORAGE_URL", f"file://{folder}")
+    get_settings.cache_clear()
+    yield folder
+    get_settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def _web_server(
+    servers: None,  # noqa: ARG001 - it must run
+    tmp_path_factory: pytest.TempPathFactory,
+    wait: Callable[..., None],
+) -> Iterator[WebServer]:
+    server = WebServer(tmp_path_factory.mktemp("web"), wait)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def uploads(_web_server: WebServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The empty storage of the web server."""
+    shutil.rmtree(_web_server.uploads, ignore_errors=True)
+    yield from _stored_in(_web_server.uploads, monkeypatch)
+
+
+@pytest.fixture
+def web_server(
+    _web_server: WebServer,
+    uploads: Path,  # noqa: ARG001 - it must run
+    session: Session,  # noqa: ARG001 - an empty database
+) -> WebServer:
+    """A real gunicorn, the same one for all tests of a module that leave it as it is."""
+    if not _web_server.is_running or _web_server.environment:
+        _web_server.start()
+    return _web_server

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -15,22 +15,13 @@ from pipeline.sample import write_guidelines_pdf
 from pipeline.system_settings import write_setting
 from schemas.enums import Stage, UserRole
 from tests.ai_server import AiServer
+from tests.api.client import Client
 
 TASKS = "id,prompt,rating,created_by_email\n" + "".join(
     f"{number},feed the {'grey' if number % 2 else 'white'} cat of house {number // 2},"
     f"{5 if number % 2 else 1},ann@x.org\n"
     for number in range(12)
 )
-
-
-class Answer(Protocol):
-    status: int
-    body: dict[str, Any]
-
-
-class Client(Protocol):
-    def get(self, path: str) -> Answer: ...
-    def post(self, path: str, body: dict[str, Any]) -> Answer: ...
 
 
 def run(job_id: str, stage: Stage) -> None:

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -13,23 +11,11 @@ from pipeline.database import transaction
 from pipeline.ledger import ChunkRef
 from pipeline.runner import run_chunk
 from pipeline.tokens import FIRST_ADMIN, create_token, ensure_first_token, list_tokens, revoke_token
+from pipeline.users import create_user
 from schemas.enums import Stage, UserRole
-from schemas.reference import Profile
+from tests.api.client import Answer, Client
 
 CSV = "id,prompt\n1,the first task of all\n2,the second task of all\n"
-
-
-class Answer(Protocol):
-    status: int
-    body: dict[str, Any]
-
-
-class Client(Protocol):
-    token: str | None
-
-    def get(self, path: str) -> Answer: ...
-    def post(self, path: str, body: dict[str, Any]) -> Answer: ...
-    def upload(self, path: str, fields: dict[str, str], file: bytes | None) -> Answer: ...
 
 
 def submit(client: Client, project_id: str, **fields: str) -> Answer:
@@ -143,8 +129,7 @@ def test_without_a_token_nothing_but_the_status_is_open(client: Client) -> None:
 def test_a_role_below_manager_may_not_see_jobs(
     client: Client, session: Session, role: UserRole, status: int
 ) -> None:
-    session.add(Profile(id=uuid4(), email="a@example.com", role=role))
-    session.flush()
+    create_user(session, "a@example.com", role)
     client.token = create_token(session, email="a@example.com", name="t")
     session.commit()
     assert client.get("/api/ingest/status?jobId=x").status == status

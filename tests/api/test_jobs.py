@@ -11,27 +11,11 @@ from pipeline.ledger import ChunkRef
 from pipeline.runner import run_chunk
 from pipeline.settings import get_settings
 from schemas.enums import Stage, UserRole
+from tests.api.client import Answer, Client
 
 CSV = "id,prompt\n" + "".join(f"{number},write the story number {number}\n" for number in range(30))
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
-
-
-class Answer(Protocol):
-    status: int
-    body: dict[str, Any]
-
-
-class Download(Protocol):
-    headers: dict[str, str]
-    data: bytes
-
-
-class Client(Protocol):
-    def get(self, path: str) -> Answer: ...
-    def post(self, path: str, body: dict[str, Any]) -> Answer: ...
-    def delete(self, path: str) -> Answer: ...
-    def download(self, path: str) -> Download: ...
 
 
 SignIn = Callable[[str, UserRole], Client]

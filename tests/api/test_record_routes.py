@@ -1,7 +1,6 @@
 """Records over HTTP: listed page by page, in order of time or score."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import pytest
 from sqlalchemy import text
@@ -10,16 +9,7 @@ from sqlalchemy.orm import Session
 from pipeline.ledger import ChunkRef
 from pipeline.runner import run_chunk
 from schemas.enums import Stage, UserRole
-
-
-class Answer(Protocol):
-    status: int
-    body: dict[str, Any]
-
-
-class Client(Protocol):
-    def get(self, path: str) -> Answer: ...
-    def post(self, path: str, body: dict[str, Any]) -> Answer: ...
+from tests.api.client import Client
 
 
 @pytest.fixture
@@ -65,6 +55,27 @@ def test_a_record_is_shown_with_all_but_its_embedding(admin: Client, scored: str
 
 
 @pytest.mark.parametrize(
+    ("change", "name", "shown"),
+    [
+        ("metadata = '[1, 2]'", "metadata", [1, 2]),
+        ("\"createdAt\" = 'infinity'", "createdAt", "9999-12-31T23:59:59.999999Z"),
+        ("\"updatedAt\" = '-infinity'", "updatedAt", "0001-01-01T00:00:00Z"),
+        ("embedding = ARRAY[1, NULL, 'NaN']::float8[]", "embedding", [1.0, None, None]),
+        ("embedding = ARRAY[ARRAY[1, 2]]::float8[]", "embedding", [[1.0, 2.0]]),
+    ],
+)
+def test_what_another_client_wrote_of_a_record_is_shown_and_costs_no_page(
+    admin: Client, session: Session, scored: str, *, change: str, name: str, shown: object
+) -> None:
+    session.execute(text(f"UPDATE data_records SET {change} WHERE content LIKE '%5'"))  # noqa: S608 - the test's own
+    session.commit()
+    answer = admin.get(f"/api/records?projectId={scored}&include=embedding")
+    assert (answer.status, len(answer.body["records"])) == (200, 6)
+    (record,) = [found for found in answer.body["records"] if found["content"].endswith("5")]
+    assert record[name] == shown
+
+
+@pytest.mark.parametrize(
     ("query", "status", "reason"),
     [
         ("limit=0", 400, "limit"),
@@ -73,6 +84,9 @@ def test_a_record_is_shown_with_all_but_its_embedding(admin: Client, scored: str
         ("include=secrets", 400, "include"),
         ("cursor=nonsense", 400, "the cursor is none"),
         ("sortBy=alignmentScore&hasAlignment=false", 400, "no score"),
+        ("search=%00", 400, "it holds a NUL"),
+        ("projectId=%00", 400, "it holds a NUL"),
+        ("ingestJobId=%00", 400, "it holds a NUL"),
         ("projectId=nobody", 404, "there is no project"),
     ],
 )

@@ -3,30 +3,31 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.output import console, errors
 from pipeline.errors import PipelineError
 from pipeline.sample import write_guidelines_pdf
+from pipeline.sweeper import sweep
 from pipeline.system_settings import write_setting
+from tasks import publish
 from tasks.workers import count_workers
 from tests.ai_server import AiServer
+from tests.workers import Workers
 
 TASKS = "id,prompt,rating,created_by_email\n" + "".join(
     f"{number},feed the {'grey' if number % 2 else 'white'} cat of house {number // 2},"
     f"{5 if number % 2 else 1},ann@x.org\n"
     for number in range(12)
 )
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> Any: ...  # noqa: ANN401 - not used here
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Commands:
     """Commands in this process, on the servers of the test: each alone would take seconds to start."""
 
     def run(self, *arguments: str | Path, expect: int = 0) -> Done:
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+        console.width = errors.width = 200
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         code, said = result.exit_code, result.stderr
         if isinstance(result.exception, PipelineError):
             said += str(result.exception)
@@ -105,6 +107,7 @@ def test_the_worst_records_are_found_by_their_scores(served: Commands, use_ai_se
         {"score": 30 if "grey cat" in said else 60, "summary": "s", "analysis": "a", "suggestions": []}
     )
     assert served.json("records", "p", "--sort", "alignmentScore")["records"] == []
+    assert "only those that are analyzed" in served.run("records", "p", "--sort", "alignmentScore").stdout
     served.run("analyze", "p", "--wait")
     worst = served.json("records", "p", "--sort", "alignmentScore", "--order", "asc", "--limit", "7")
     assert [record["alignment_score"] for record in worst["records"]] == [30] * 6 + [60]
@@ -115,6 +118,65 @@ def test_the_worst_records_are_found_by_their_scores(served: Commands, use_ai_se
     assert len(rest["records"]) == 5
     found = served.json("records", "p", "--search", "WHITE cat of house 3", "--category", "BOTTOM_10")
     assert [record["content"] for record in found["records"]] == ["feed the white cat of house 3"]
+
+
+def test_records_that_failed_are_told_and_listed_with_their_reasons(
+    served: Commands, use_ai_server: AiServer
+) -> None:
+    use_ai_server.behaviour.poison = {"grey": 422}
+    done = served.run("analyze", "p", "--wait")
+    assert "COMPLETED, 6 of 12 records analyzed, 6 not analyzed" in done.stdout
+    (job, *_) = served.json("jobs")
+    assert f"6 records failed: `opspipe failures {job['id']}`" in done.stderr
+    assert "6 of 12 records analyzed, 6 not analyzed" in served.run("jobs").stdout
+    listed = served.run("failures", job["id"], "--limit", "4").stdout
+    assert listed.count("HTTP_422") == 5  # four rows and the sum
+    assert "cannot take grey" in listed
+    assert "feed the grey cat" in listed
+    assert "6 failed: 6 HTTP_422" in listed
+    assert "`opspipe analyze p` takes them up again" in listed
+    (cursor,) = re.findall(r"more: --cursor (\S+)", listed)
+    rest = served.json("failures", job["id"], "--cursor", cursor)
+    assert [(entry["stage"], entry["code"]) for entry in rest["failures"]] == [("analyze", "HTTP_422")] * 2
+    assert rest["next_cursor"] is None
+    refused = served.run("failures", job["id"], "--cursor", "x", expect=1)
+    assert "the cursor is none" in refused.stderr
+
+    assert "add --wait" in served.run("analyze", "p", "--strict", expect=2).stderr
+    served.run("watch", job["id"])
+    assert "6 records failed" in served.run("watch", job["id"], "--strict", expect=1).stderr
+    served.run("analyze", "p", "--wait", "--strict", expect=1)
+    use_ai_server.behaviour.poison = {}
+    assert "6 of 6 records analyzed" in served.run("analyze", "p", "--wait", "--strict").stdout
+    (last, *_) = served.json("jobs")
+    assert "no record failed" in served.run("failures", last["id"]).stdout
+
+
+def test_a_load_with_records_that_could_not_be_embedded_says_so(
+    served: Commands, use_ai_server: AiServer, tmp_path: Path
+) -> None:
+    use_ai_server.behaviour.poison = {"dragon": 422}
+    (tmp_path / "b.csv").write_text("id,prompt\n101,feed the dragon\n102,feed the bird\n")
+    ingest = ("ingest", tmp_path / "b.csv", "--project", "p", "--type", "task", "--wait")
+    done = served.run(*ingest)
+    assert "2 saved + 0 skipped = 2 rows, 1 not embedded" in done.stdout
+    assert "1 record failed: `opspipe failures" in done.stderr
+    served.run(*ingest, "--force", "--strict", expect=0)  # all of its rows are known
+    served.run("vectorize", "p", "--wait", "--strict", expect=1)
+    (job, *_) = served.json("jobs")
+    assert "`opspipe vectorize p` takes them up again" in served.run("failures", job["id"]).stdout
+
+
+def test_who_watches_is_told_what_a_job_waits_for(
+    served: Commands, use_ai_server: AiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beat's part.
+    monkeypatch.setattr("cli.wait.some_workers", lambda: nullcontext(lambda: publish(sweep())))
+    monkeypatch.setattr("cli.progress._LINE_SECONDS", 0.5)
+    use_ai_server.behaviour.fail_next, use_ai_server.behaviour.retry_after = 1, "7"
+    done = served.run("analyze", "p", "--wait")
+    assert re.search(r"PROCESSING, 0 of 12 analyzed, waiting: .* answered 503: out of order", done.stderr)
+    assert "12 of 12 records analyzed" in done.stdout
 
 
 def test_an_analysis_is_estimated_stopped_at_its_budget_and_resumed(

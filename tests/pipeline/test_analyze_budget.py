@@ -1,7 +1,6 @@
 """What an analysis may cost: estimated before, counted as it is spent, and never beyond the budget."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 import pytest
 from sqlalchemy.orm import Session
@@ -20,14 +19,11 @@ from schemas.options import AnalysisOptions
 from tasks import publish
 from tests.ai_server import AiServer
 from tests.pipeline.analyses import Load, analyze, number_of, retry, rows, start, stories, view, work
+from tests.workers import Workers
 
 SLOTS = 4
 # In USD, a sum of which is exact.
 A_CALL = 1 / 64
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> Any: ...  # noqa: ANN401 - not used here
 
 
 @pytest.fixture

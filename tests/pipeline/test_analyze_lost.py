@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("small_chunks")
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.database._PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("pipeline.database._FIRST_PAUSE_SECONDS", 0.0)
 
 
 def _cancel(job_id: str) -> None:

@@ -2,9 +2,8 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 from reportlab.pdfgen.canvas import Canvas
@@ -35,12 +34,7 @@ from tests.pipeline.analyses import (
     view,
     work,
 )
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> Any: ...  # noqa: ANN401 - not used here
-    def stop(self) -> None: ...
-
+from tests.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -240,14 +234,6 @@ def test_a_chunk_that_is_delivered_again_asks_nothing(
     work(refs)
     assert view(plan.job_id).processed_count == 30
     assert use_ai_server.seen.chats == 30
-
-
-@pytest.fixture
-def other_server() -> Iterator[AiServer]:
-    server = AiServer().start()
-    yield server
-    close_providers()
-    server.stop()
 
 
 def test_a_change_of_settings_holds_from_the_next_chunk_on(

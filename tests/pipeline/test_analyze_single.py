@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline.ai.health import note_failure
 from pipeline.analyze import align_record
 from pipeline.errors import FatalError, InputError, NotFoundError
 from pipeline.projects import ProjectRef, load_guidelines
@@ -62,6 +63,13 @@ def test_what_was_found_of_one_record_is_stored_with_all_that_it_came_from_but_a
     assert kept["guidelines_sha256"] == guidelines.sha256
     assert (kept["job_id"], kept["cost_usd"]) == (None, 0.002)
     assert (kept["input_tokens"], kept["output_tokens"]) == (len(use_ai_server.seen.prompts[0]) // 4, 20)
+
+
+def test_who_asks_about_one_record_is_answered_while_jobs_wait_for_the_server(
+    record_id: str, use_ai_server: AiServer
+) -> None:
+    note_failure(use_ai_server.url, "chatter", "it rests", failures=0, retry_after=1800.0)
+    assert align_record(record_id).score == 70
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pipeline.errors import FatalError, InputError, TransientError
 from pipeline.fetch import MAX_REDIRECTS, check_url, is_public, open_url, safe_name
 from pipeline.settings import Settings
 from pipeline.storage import FileStorage
+from tests.certificates import Authority
 
 MB = 1024 * 1024
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -218,13 +215,208 @@ def test_which_addresses_are_public(address: str, *, public: bool) -> None:
     assert is_public(ipaddress.ip_address(address)) is public
 
 
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]"]
-)
+# Networks none of whose addresses is anybody's server on the internet, and those right before and after each
+# that may be one.
+NETWORKS_V4 = {
+    "0.0.0.0/8": ["1.0.0.0"],
+    "10.0.0.0/8": ["9.255.255.255", "11.0.0.0"],
+    "100.64.0.0/10": ["100.63.255.255", "100.128.0.0"],
+    "127.0.0.0/8": ["126.255.255.255", "128.0.0.0"],
+    "168.63.129.16/32": ["168.63.129.15", "168.63.129.17"],
+    "169.254.0.0/16": ["169.253.255.255", "169.255.0.0"],
+    "172.16.0.0/12": ["172.15.255.255", "172.32.0.0"],
+    "192.0.0.0/24": ["191.255.255.255", "192.0.1.0"],
+    "192.0.2.0/24": ["192.0.1.255", "192.0.3.0"],
+    "192.88.99.0/24": ["192.88.98.255", "192.88.100.0"],
+    "192.168.0.0/16": ["192.167.255.255", "192.169.0.0"],
+    "198.18.0.0/15": ["198.17.255.255", "198.20.0.0"],
+    "198.51.100.0/24": ["198.51.99.255", "198.51.101.0"],
+    "203.0.113.0/24": ["203.0.112.255", "203.0.114.0"],
+    "224.0.0.0/4": ["223.255.255.255"],
+    "240.0.0.0/4": [],
+}
+NETWORKS_V6 = {
+    "::/96": [],
+    "::ffff:0:0:0/96": [],
+    "64:ff9b:1::/48": [],
+    "100::/64": [],
+    "2001::/23": ["2001:200::"],
+    "2001:db8::/32": ["2001:db7:ffff::", "2001:db9::"],
+    "3fff::/20": ["3fff:1000::"],
+    "fc00::/7": [],
+    "fe80::/10": [],
+    "fec0::/10": [],
+    "ff00::/8": [],
+}
+
+
+def forms(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[str]:
+    """Give an address as it is, and an IPv4 address as IPv6 has it: mapped, of 6to4, of NAT64."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return [str(address)]
+    high, low = divmod(int(address), 0x10000)
+    prefixes = ("::ffff:", "64:ff9b::")
+    embedded = [f"{prefix}{high:x}:{low:x}" for prefix in prefixes]
+    return [str(address), *embedded, f"2002:{high:x}:{low:x}::1"]
+
+
+def test_no_address_of_a_special_network_is_public_and_those_beside_it_are() -> None:
+    refused, taken = [], []
+    for name, beside in (NETWORKS_V4 | NETWORKS_V6).items():
+        network = ipaddress.ip_network(name)
+        places = {0, network.num_addresses // 3, network.num_addresses // 2, network.num_addresses - 1}
+        refused += [form for place in places for form in forms(network[place])]
+        taken += [form for address in beside for form in forms(ipaddress.ip_address(address))]
+    assert [form for form in refused if is_public(ipaddress.ip_address(form))] == []
+    assert [form for form in taken if not is_public(ipaddress.ip_address(form))] == []
+    assert (len(refused), len(taken)) == (288, 116)
+
+
+# A host that leads to this machine or the network, as it may be written; of some, getaddrinfo knows nothing.
+PRIVATE_HOSTS = [
+    "127.0.0.1",
+    "localhost",
+    "LOCALHOST",
+    "2130706433",
+    "017700000001",
+    "0x7f000001",
+    "0X7F000001",
+    "0x7f.1",
+    "0x7f.0x0.0x0.0x1",
+    "127.1",
+    "127.0.1",
+    "0",
+    "0.0.0.0",  # noqa: S104 - an address to refuse
+    "127\N{IDEOGRAPHIC FULL STOP}0\N{IDEOGRAPHIC FULL STOP}0\N{IDEOGRAPHIC FULL STOP}1",
+    "[::1]",
+    "[0:0:0:0:0:0:0:1]",
+    "[::]",
+    "[::127.0.0.1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[64:ff9b::127.0.0.1]",
+    "[2002:7f00:1::]",
+    "[fe80::1%lo]",
+    "@127.0.0.1",
+]
+STRANGE_HOSTS = [
+    "127.0.0.1.",
+    "localhost.",
+    "0177.0.0.1",
+    "127.0.0.01",
+    "4294967297",
+    "127.0.0.256",
+    "[fe80::1%25lo]",
+    "[::1%25lo]",
+    "[::1",
+    "%31%32%37.0.0.1",
+    "%6cocalhost",
+    "127.0.0.1%00.example.org",
+    "\N{CIRCLED DIGIT ONE}27.0.0.1",
+    "127.0.0.1\t",
+    "127.0.0.1 ",
+    "127.0.0.1%20",
+    "example.org@127.0.0.1",
+    ":@127.0.0.1",
+    ":x@127.0.0.1",
+    "example.org\\@127.0.0.1",
+    "127.0.0.1\\@example.org",
+    "example.org%40127.0.0.1",
+    "127.0.0.1:80",
+]
+
+
+@pytest.mark.parametrize("host", PRIVATE_HOSTS)
 def test_a_private_address_is_refused_however_it_is_written(site: Site, host: str) -> None:
-    with pytest.raises(InputError, match="no public address: set OPSPIPE_ALLOW_PRIVATE_URLS"):
+    with pytest.raises(InputError, match="no public address: set OPSPIPE_ALLOW_PRIVATE_URLS") as refused:
         fetch(site.url("/?secret=1", host=host), private=False)
+    assert "secret" not in str(refused.value)
     assert site.asked == []
+
+
+@pytest.mark.parametrize("host", STRANGE_HOSTS)
+def test_a_host_that_programs_read_in_different_ways_leads_nowhere(site: Site, host: str) -> None:
+    with pytest.raises(InputError):
+        fetch(site.url(host=host), private=False)
+    assert site.asked == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    ["93.184.216.34 10.0.0.7", "10.0.0.7 93.184.216.34", "93.184.216.34 2606:4700::1 ::ffff:10.0.0.7"],
+)
+@pytest.mark.parametrize("host", ["two.test", "two.test."])
+def test_one_private_address_of_several_is_enough_wherever_it_stands(
+    names: dict[str, list[str]], found: str, host: str
+) -> None:
+    names[host] = [found]
+
+    with pytest.raises(InputError, match="no public address"):
+        fetch(f"http://{host}/", private=False)
+
+
+@pytest.fixture
+def _loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take one address for public, as no public server is asked here; every other one is as it is."""
+    monkeypatch.setattr(
+        "pipeline.fetch.is_public", lambda address: str(address) == "127.0.0.1" or is_public(address)
+    )
+
+
+@pytest.mark.usefixtures("_loopback_is_public")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.1",
+        "169.254.169.254",
+        "168.63.129.16",
+        "100.100.100.200",
+        "224.0.0.1",
+        "0.0.0.0",  # noqa: S104 - an address to refuse
+        "2130706434",
+        "0x7f000002",
+        "017700000002",
+        "127.2",
+        "[::1]",
+        "[::ffff:127.0.0.2]",
+        "[::ffff:a9fe:a9fe]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:a9fe:a9fe::]",
+        "[2001:0:4136:e378:8000:63bf:3fff:fdd2]",
+        "[fd00:ec2::254]",
+        "[fe80::1%lo]",
+        "[ff02::1]",
+    ],
+)
+def test_a_redirect_to_an_address_of_the_network_is_refused_however_it_is_written(
+    site: Site, host: str
+) -> None:
+    site.redirect("/", f"http://{host}:{site.server_port}/there")
+
+    with pytest.raises(InputError, match="no public address"):
+        fetch(site.url(), private=False)
+    assert len(site.asked) == 1
+
+
+@pytest.mark.usefixtures("_loopback_is_public")
+def test_an_answer_that_changes_after_the_check_does_not_matter(
+    site: Site, names: dict[str, list[str]]
+) -> None:
+    site.give("/", b"[]")
+    names["rebinding.test"] = ["127.0.0.1", "10.0.0.1"]
+
+    assert fetch(site.url(host="rebinding.test"), private=False) == b"[]"
+    assert names["rebinding.test"] == ["10.0.0.1"]
+
+
+@pytest.mark.usefixtures("_loopback_is_public")
+def test_a_name_is_checked_anew_at_a_redirect_to_itself(site: Site, names: dict[str, list[str]]) -> None:
+    site.redirect("/", "/there")
+    names["rebinding.test"] = ["127.0.0.1", "10.0.0.1"]
+
+    with pytest.raises(InputError, match=r"rebinding\.test is at 10\.0\.0\.1"):
+        fetch(site.url(host="rebinding.test"), private=False)
+    assert [path for path, *_ in site.asked] == ["/"]
 
 
 def test_a_host_with_one_private_address_of_several_is_refused(names: dict[str, list[str]]) -> None:
@@ -458,57 +650,6 @@ def test_a_server_that_never_ends_is_left_when_time_is_over(site: Site, start: b
 
     with pytest.raises(TransientError, match=r"within 0\.5 s: raise OPSPIPE_FETCH_SECONDS"):
         fetch(site.url("/"), seconds=0.5)
-
-
-class Authority:
-    """Certificates for names, by an authority of the test's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self.certificate = self._sign(self._name, self._key.public_key(), None)
-
-    def trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(
-            cadata=self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-        )
-
-    def serve_as(self, *hosts: str) -> ssl.SSLContext:
-        key = ec.generate_private_key(ec.SECP256R1())
-        found = [self._general(host) for host in hosts]
-        certificate = self._sign(x509.Name([]), key.public_key(), x509.SubjectAlternativeName(found))
-        path = self._folder / "server.pem"
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
-
-    @staticmethod
-    def _general(host: str) -> x509.GeneralName:
-        try:
-            return x509.IPAddress(ipaddress.ip_address(host))
-        except ValueError:
-            return x509.DNSName(host)
-
-    def _sign(
-        self, name: x509.Name, key: ec.EllipticCurvePublicKey, hosts: x509.SubjectAlternativeName | None
-    ) -> x509.Certificate:
-        now = datetime.now(UTC)
-        builder = x509.CertificateBuilder(self._name, name, key, x509.random_serial_number())
-        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-        builder = builder.add_extension(
-            x509.BasicConstraints(ca=hosts is None, path_length=None), critical=True
-        )
-        if hosts is not None:
-            builder = builder.add_extension(hosts, critical=True)
-        return builder.sign(self._key, hashes.SHA256())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from pipeline import flow, ledger
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import retry_job, view_job
+from pipeline.jobs import cancel_job, retry_job, view_job
 from pipeline.ledger import ChunkRef, ChunkResult, Claim, LeaseLostError, PlannedChunk
 from pipeline.sweeper import sweep
 from schemas.enums import Stage
@@ -151,6 +151,36 @@ def test_a_part_is_not_settled_by_who_lost_the_lease(session: Session, plan: Chu
         ledger.split_off(session, late, ChunkResult(done=1), settled_ids=["a"], open_ids=["b"])
 
 
+def test_of_a_chunk_that_is_given_up_only_what_is_left_has_failed(session: Session, plan: ChunkRef) -> None:
+    _planned(session, plan, 3)
+    held = _claim(session, ChunkRef(plan.job_id, plan.stage, 1))
+    result = ChunkResult(done=1, failed=1)
+    flow.finish_part(session, held, result, settled_ids=["a", "b"], open_ids=["c"])
+    # With the claim on the whole, as of a worker after an error, or of a sweeper that looked before.
+    flow.fail_chunk(session, held, "a fault")
+    stage = view_job(session, plan.job_id).stages[0]
+    assert (stage.total, stage.done, stage.failed) == (3, 1, 2)
+
+
+def test_a_planner_that_lost_the_lease_does_not_fail_the_job(session: Session, plan: ChunkRef) -> None:
+    late = _claim(session, plan, lease_seconds=-1)
+    _planned(session, plan, 1)
+    with pytest.raises(LeaseLostError):
+        flow.fail_chunk(session, late, "the worker died in each of 5 attempts")
+    assert view_job(session, plan.job_id).status == "PROCESSING"
+
+
+def test_a_worker_that_lost_the_lease_does_not_stop_the_job(session: Session, plan: ChunkRef) -> None:
+    _planned(session, plan, 1, 1)
+    first, second = (ChunkRef(plan.job_id, plan.stage, number) for number in (1, 2))
+    late = _claim(session, first, lease_seconds=-1)
+    held = _claim(session, first)
+    flow.stop_job(session, late, "the key is refused that was replaced since")
+    for chunk in (held, _claim(session, second)):
+        flow.finish_chunk(session, chunk, ChunkResult(done=1))
+    assert view_job(session, plan.job_id).status == "COMPLETED"
+
+
 def test_a_stopping_job_begins_nothing_and_fails_when_the_last_chunk_ends(
     session: Session, plan: ChunkRef
 ) -> None:
@@ -188,3 +218,26 @@ def test_a_stopping_job_whose_last_worker_died_is_failed_by_the_sweeper(
     sweep()
     session.expire_all()
     assert view_job(session, plan.job_id).error == "no credit"
+
+
+@pytest.mark.parametrize("is_sorting", [True, False])
+def test_a_retry_goes_on_with_the_stage_that_the_job_had_come_to(
+    session: Session, submit: Callable[..., Submission], *, is_sorting: bool
+) -> None:
+    load = submit(CSV, embed=True).plan
+    vectorize, compare = (ChunkRef(load.job_id, stage, 0) for stage in (Stage.VECTORIZE, Stage.COMPARE))
+    for plan, failed in ((load, 0), (vectorize, 1)):
+        _planned(session, plan, 3)
+        held = _claim(session, ChunkRef(load.job_id, plan.stage, 1))
+        flow.finish_chunk(session, held, ChunkResult(done=3 - failed, failed=failed))
+    cancel_job(session, load.job_id)
+    if not is_sorting:
+        # The plan for a job with many chunks, which finds the stages in the order of their beginning.
+        for way in ("sort", "indexscan", "bitmapscan"):
+            session.execute(text(f"SET LOCAL enable_{way} = off"))
+    retry_job(session, load.job_id)
+    session.commit()
+    # Were the record that failed taken up, nothing would begin the comparison again after it.
+    assert _chunk(session, ChunkRef(load.job_id, Stage.VECTORIZE, 1))["state"] == "DONE"
+    _planned(session, compare)
+    assert view_job(session, load.job_id).status == "COMPLETED"

@@ -61,6 +61,7 @@ def test_a_downgrade_leaves_nothing_of_ours(empty: Engine) -> None:
         ours = "SELECT count(*) FROM pg_type WHERE typname IN ('UserRole', 'RecordType', 'RecordCategory')"
         assert connection.scalar(text(ours)) == 0
         assert connection.scalar(text("SELECT count(*) FROM pg_proc WHERE proname LIKE 'opspipe%'")) == 0
+        assert connection.scalar(text("SELECT to_regnamespace('auth')")) is None
     assert upgrade(empty) == newest_revision()
 
 
@@ -79,6 +80,8 @@ def test_a_downgrade_leaves_nothing_of_ours(empty: Engine) -> None:
             "ALTER TABLE data_records DISABLE TRIGGER opspipe_forget_truncated",
             "lacks the trigger opspipe_forget_truncated",
         ),
+        ("DROP TRIGGER opspipe_keep_audit_log ON audit_log", "lacks the trigger opspipe_keep_audit_log"),
+        ("DROP TABLE auth.users CASCADE", "the database lacks fk profiles_id_fkey of profiles"),
         ("DROP TABLE data_records CASCADE", "the database lacks table data_records"),
         ("ALTER TYPE \"RecordType\" ADD VALUE 'NOTE'", "the enum RecordType is ['TASK', 'FEEDBACK', 'NOTE']"),
         (
@@ -112,6 +115,8 @@ def test_a_difference_is_told_in_a_readable_line(empty: Engine, change: str, tol
     [
         "CREATE TABLE somebody_elses (id int)",
         "CREATE SCHEMA other; CREATE TABLE other.data_records (id int)",
+        "CREATE TABLE users (id int)",
+        "ALTER TABLE auth.users ADD aud varchar, DROP updated_at, ALTER email TYPE text",
         "COMMENT ON TABLE data_records IS 'ours'",
         "COMMENT ON COLUMN data_records.id IS 'ours'",
     ],
@@ -145,4 +150,41 @@ def test_a_record_with_several_origins_keeps_none_of_them(empty: Engine) -> None
     upgrade(empty)
     with empty.connect() as connection:
         assert list(connection.scalars(text("SELECT record_id FROM record_embeddings"))) == ["one"]
+    assert check(empty) == []
+
+
+# As Supabase makes it, as far as it matters here.
+_SUPABASE = """
+CREATE SCHEMA auth;
+CREATE TABLE auth.users (id uuid PRIMARY KEY, email varchar(255), aud varchar(255), role varchar(255),
+    encrypted_password varchar(255), raw_user_meta_data jsonb, created_at timestamptz,
+    updated_at timestamptz);
+CREATE UNIQUE INDEX users_email_partial_key ON auth.users (email);
+INSERT INTO auth.users (id, email, aud) VALUES
+    ('00000000-0000-0000-0000-000000000001', 'ann@example.com', 'authenticated');
+"""
+
+
+def test_the_users_of_supabase_are_found_and_kept(empty: Engine) -> None:
+    _run(empty, _SUPABASE)
+    upgrade(empty)
+    assert check(empty) == []
+    _run(empty, "INSERT INTO profiles (id, email) SELECT id, email FROM auth.users")
+    downgrade(empty, "0005")
+    upgrade(empty)
+    downgrade(empty, "base")
+    with empty.connect() as connection:
+        assert list(connection.scalars(text("SELECT aud FROM auth.users"))) == ["authenticated"]
+
+
+def test_a_profile_that_was_there_gets_a_user(empty: Engine) -> None:
+    upgrade(empty)
+    downgrade(empty, "0005")
+    _run(empty, "INSERT INTO profiles (id, email) VALUES (gen_random_uuid(), 'ann@example.com')")
+    upgrade(empty)
+    with empty.connect() as connection:
+        found = connection.execute(
+            text("SELECT auth.users.email FROM auth.users JOIN profiles USING (id)")
+        ).all()
+    assert found == [("ann@example.com",)]
     assert check(empty) == []

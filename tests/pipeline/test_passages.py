@@ -1,7 +1,6 @@
 """Guidelines that a model does not take whole: which passages it is shown, and what is embedded for that."""
 
 import io
-from collections.abc import Iterator
 
 import pytest
 from reportlab.lib.styles import getSampleStyleSheet
@@ -21,7 +20,7 @@ from pipeline.sample import RULES
 from pipeline.system_settings import write_setting
 from pipeline.vectorize import start_vectorization
 from schemas.enums import JobStatus
-from tests.ai_server import AiServer, Behaviour
+from tests.ai_server import AiServer
 from tests.pipeline.analyses import Load, analyze, csv_of, rows, work
 
 RECORD = "the translation of medical leaflets into plain language for patients"
@@ -38,13 +37,6 @@ def short(session: Session, use_ai_server: AiServer) -> AiServer:
     write_setting(session, "llm_context", str(used + ROOM))
     session.commit()
     return use_ai_server
-
-
-@pytest.fixture
-def other_server() -> Iterator[AiServer]:
-    server = AiServer(Behaviour(dimensions=24)).start()
-    yield server
-    server.stop()
 
 
 def _passages(session: Session, project: ProjectRef) -> tuple[str, ...]:
@@ -98,6 +90,7 @@ def test_passages_are_embedded_anew_by_another_host_under_the_same_name(
     load(csv_of([RECORD]))
     record_id = _record_id(session)
     count = len(_passages(session, guided))
+    other_server.behaviour.dimensions = 24
     for server, host in ((short, short.url), (other_server, other_server.url)):
         write_setting(session, "ai_host", host)
         session.commit()
@@ -193,6 +186,27 @@ def test_a_record_brings_its_embedding_only_if_the_model_is_known_to_have_made_i
     session.execute(text(change))
     (own,) = read_record_texts(session, model="embedder", **asked)  # type: ignore[arg-type]  # as made above
     assert own.embedding is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "embedding[1] = NULL",
+        "embedding[1] = 'NaN'",
+        "embedding = array_fill(0::float8, ARRAY[cardinality(embedding)])",
+        "embedding = ARRAY[embedding]",
+    ],
+)
+def test_what_another_client_wrote_over_a_records_embedding_is_not_held_against_passages(
+    session: Session, guided: ProjectRef, load: Load, short: AiServer, change: str
+) -> None:
+    load(csv_of([RECORD]))
+    _vectorize(session, guided)
+    session.execute(text(f"UPDATE data_records SET {change}"))  # noqa: S608 - the test's own
+    session.commit()
+    job = analyze(session, guided)
+    assert (job.status, job.stages[0].done) == (JobStatus.COMPLETED, 1)
+    assert short.seen.texts[RECORD] == 2
 
 
 def test_coverage_takes_no_vector_of_another_model_for_its_own_however_long_it_is(

@@ -1,7 +1,9 @@
 """Nearest records, held against brute force, with pgvector and without; and near-duplicates by person."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline.ai import open_provider, run
 from pipeline.database import get_engine, transaction
 from pipeline.errors import InputError, NotFoundError
 from pipeline.ingest.submit import Submission
@@ -24,7 +27,7 @@ from pipeline.similarity import (
     nearest_records,
     search_records,
 )
-from pipeline.system_settings import write_setting
+from pipeline.system_settings import read_ai_config, write_setting
 from pipeline.vectorize import start_vectorization
 from schemas.enums import JobStatus, Stage
 from tests.ai_server import AiServer, vector_of
@@ -205,6 +208,28 @@ def test_a_text_finds_its_nearest_records(
     assert [neighbour.content for neighbour in found] == ["feed the grey cat"]
     cosine = float(vector_of("feed the black cat", 16) @ vector_of("feed the grey cat", 16))
     assert found[0].similarity == pytest.approx(cosine, abs=1e-6)
+
+
+def test_a_search_waits_for_nobody(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(tasks(("feed the grey cat", "a", "01")), embed=True))
+    provider = open_provider(read_ai_config(session))
+    use_ai_server.behaviour.slow = {"text": 1.0}
+
+    async def begin() -> list[asyncio.Task[Any]]:
+        # As many as there are slots, and as many who wait for one.
+        calls = [asyncio.create_task(provider.embed([f"text {number}"])) for number in range(16)]
+        await asyncio.sleep(0.1)
+        return calls
+
+    async def end() -> None:
+        await asyncio.gather(*calls)
+
+    calls = run(begin())
+    assert search_records(project.id, "feed the black cat")
+    assert not any(call.done() for call in calls)
+    run(end())
 
 
 def test_a_search_without_embeddings_or_with_another_model_says_what_to_do(

@@ -126,6 +126,17 @@ def test_a_time_that_python_does_not_hold_is_before_or_after_all_others(
     assert (flag.similar_created_at.year if is_first else flag.created_at.year) == (1 if is_first else 9999)
 
 
+@pytest.mark.usefixtures("use_ai_server")
+def test_the_times_of_flags_are_those_of_their_records_whatever_the_sessions_time_zone(
+    session: Session, project: ProjectRef, submit: Submit, run_all: RunAll
+) -> None:
+    run_all(submit(texts("feed the cat", "feed the cat"), embed=True))
+    stored = session.scalars(text('SELECT "createdAt" FROM data_records')).all()
+    session.execute(text("SET LOCAL TIME ZONE 'America/New_York'"))
+    (flag,) = list_flags(session, project.id)
+    assert sorted((flag.created_at, flag.similar_created_at)) == sorted(stored)
+
+
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
 def test_other_clients_write_what_they_like_to_an_indexed_column(

@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from pipeline import flow, ledger
 from pipeline.database import transaction
 from pipeline.ingest.submit import Submission
 from pipeline.jobs import view_job
 from pipeline.ledger import MAX_ATTEMPTS, ChunkRef
-from pipeline.runner import run_chunk
+from pipeline.runner import publish_next, run_chunk
 from pipeline.sweeper import sweep
 from schemas.enums import Stage
 
@@ -67,6 +68,22 @@ def test_a_chunk_whose_worker_died_is_published_and_can_be_claimed(
     assert run_chunk(submission.plan)
 
 
+def test_a_chunk_that_an_old_message_brought_to_a_worker_that_died_is_published(
+    session: Session, submission: Submission
+) -> None:
+    sweep()
+    with transaction() as opened:
+        held = ledger.claim(opened, submission.plan, worker="first", lease_seconds=60)
+        assert held is not None
+        flow.give_back(opened, held, delay=0, error="busy", is_counted=False)
+    with transaction() as opened:
+        assert ledger.claim(opened, submission.plan, worker="second", lease_seconds=60)
+    session.execute(text("UPDATE work_chunks SET leased_until = now() - interval '1 s'"))
+    session.commit()
+    assert sweep() == [submission.plan]
+    assert sweep() == []
+
+
 def test_a_chunk_that_kills_every_worker_is_given_up_with_the_reason(
     session: Session, submission: Submission
 ) -> None:
@@ -96,6 +113,27 @@ def test_a_job_has_no_more_than_a_window_of_chunks_on_the_queue(
     session.execute(text("UPDATE work_chunks SET state = 'DONE' WHERE number = 1"))
     session.commit()
     assert sweep() == [ChunkRef(submission.job_id, Stage.LOAD, 3)]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_one_chunk_waits_for_each_that_is_worked_on(session: Session, submit: Submit) -> None:
+    submission = submit("prompt\n" + "".join(f"write the story {number}\n" for number in range(140)))
+    published = [ref.number for ref in run_chunk(submission.plan)]
+    assert published == [1, 2, 3, 4]
+    for worked_on, more in (
+        ([1, 2, 3, 4], [5, 6, 7, 8]),
+        ([1, 2, 3, 4, 5, 6], [9, 10, 11, 12]),
+        ([9], [13, 14]),
+    ):
+        session.execute(
+            text(
+                "UPDATE work_chunks SET state = 'LEASED', leased_until = now() + interval '1 min'"
+                " WHERE stage = 'load' AND number = ANY(:numbers)"
+            ),
+            {"numbers": worked_on},
+        )
+        session.commit()
+        assert [ref.number for ref in publish_next(submission.job_id)] == more
 
 
 def test_nothing_is_swept_of_a_job_that_has_ended(session: Session, submission: Submission) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pipeline.ai import guess_tokens
+from pipeline.ai.health import note_failure
 from pipeline.analyze import analyze_trends
 from pipeline.analyze.contrast import contrast
 from pipeline.analyze.trends import _shorten
@@ -81,6 +82,14 @@ def test_a_model_is_shown_as_much_as_its_servers_list_says_that_it_takes(
     report = analyze_trends(project.id, RecordType.TASK)
     assert "shortened" not in report.method
     assert long in use_ai_server.seen.prompts[0]
+
+
+def test_who_asks_for_trends_is_answered_while_jobs_wait_for_the_server(
+    project: ProjectRef, submit: Submit, run_all: RunAll, use_ai_server: AiServer
+) -> None:
+    run_all(submit(csv(3)))
+    note_failure(use_ai_server.url, "chatter", "it rests", failures=0, retry_after=1800.0)
+    assert analyze_trends(project.id, RecordType.TASK)
 
 
 def test_a_misspelt_model_is_refused_before_a_server_that_answers_to_any_name_is_asked(

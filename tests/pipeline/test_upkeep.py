@@ -62,7 +62,13 @@ def cancel(submission: Submission) -> None:
 def test_without_anything_stored_there_is_nothing_to_do(folder: Path) -> None:
     assert not folder.exists()
     assert tidy(later(0)) == Tidied(
-        expired_files=0, unused_uploads=0, stray_files=0, records=0, embedding_origins=0
+        expired_files=0,
+        unused_uploads=0,
+        stray_files=0,
+        expired_uploads=0,
+        records=0,
+        embedding_origins=0,
+        request_keys=0,
     )
 
 

@@ -1,7 +1,6 @@
 """The vectorize stage against a real server: every record its embedding once, a bad one costs no other."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -23,13 +22,10 @@ from pipeline.vectorize import start_vectorization
 from schemas.enums import JobStatus, Stage
 from tasks import publish
 from tests.ai_server import AiServer, vector_of
+from tests.workers import Workers
 
 Submit = Callable[..., Submission]
 RunAll = Callable[[Submission], int]
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> Any: ...  # noqa: ANN401 - not used here
 
 
 CSV = "prompt\n" + "".join(f"write the story number {number}\n" for number in range(50))

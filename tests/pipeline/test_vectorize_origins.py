@@ -402,7 +402,7 @@ def test_records_of_a_job_that_is_still_loading_are_left_to_it(
     run_all(submit("prompt\na text without embedding\n", embed=False))
     submission = submit(CSV, embed=True)
     refs = run_chunk(submission.plan)
-    run_chunk(refs[0])
+    refs += run_chunk(refs[0])
     job_id = vectorize(project.id)
     assert (view(job_id).stages[0].total, view(job_id).status) == (1, JobStatus.COMPLETED)
     run(refs)

@@ -152,6 +152,8 @@ def test_foreign_keys_are_those_of_the_reference(session: Session) -> None:
                 f'{column.table} FOREIGN KEY ("{column.name}") REFERENCES {TABLES[found.group(1)]}(id) '
                 f"ON UPDATE CASCADE ON DELETE {end}"
             )
+    # "Links to Supabase `auth.users` via foreign key", which no row of the reference's tables shows.
+    expected.add("profiles FOREIGN KEY (id) REFERENCES auth.users(id) ON DELETE CASCADE")
     assert _constraints(session, "f") == expected
 
 
@@ -178,6 +180,7 @@ def test_a_named_index_is_on_the_named_columns(session: Session, name: str, tabl
 
 
 INSERTS = """
+INSERT INTO auth.users (id, email) VALUES ('00000000-0000-0000-0000-000000000001', 'a@example.com');
 INSERT INTO profiles (id, email) VALUES ('00000000-0000-0000-0000-000000000001', 'a@example.com');
 INSERT INTO projects (id, name, "ownerId") VALUES ('p', 'P', '00000000-0000-0000-0000-000000000001');
 INSERT INTO data_records (id, "projectId", type, source, content) VALUES ('r', 'p', 'TASK', 'test', 'text');
@@ -209,7 +212,8 @@ def test_truncated_records_take_their_identities_along(session: Session) -> None
 
 def test_a_project_outlives_its_owner(session: Session) -> None:
     session.execute(text(INSERTS))
-    session.execute(text("DELETE FROM profiles"))
+    session.execute(text("DELETE FROM auth.users"))
+    assert _count(session, "profiles") == 0
     assert session.scalar(text('SELECT "ownerId" FROM projects')) is None
     assert _count(session, "data_records") == 1
 

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import psutil
@@ -23,13 +22,10 @@ from schemas.enums import JobStatus, RecordType
 from schemas.options import AnalysisOptions, IngestOptions
 from tasks import publish
 from tests.ai_server import AiServer, vector_of
+from tests.workers import Workers
 
 # Of small chunks: texts a call, and an analyze chunk; a vectorize chunk has as many as 16 calls take.
 _BATCH, _VECTORIZE_CHUNK = 20, 16 * 20
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> psutil.Process: ...
 
 
 @pytest.fixture

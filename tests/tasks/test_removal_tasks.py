@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import pytest
 from redis import Redis
@@ -18,12 +17,9 @@ from pipeline.servers import endpoints
 from schemas.enums import JobStatus, RecordType
 from schemas.options import IngestOptions
 from tasks import app, publish, publish_removals
+from tests.workers import Workers
 
 Wait = Callable[..., None]
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> Any: ...  # noqa: ANN401 - not used here
 
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -52,7 +48,8 @@ def delete(job_id: str) -> None:
 
 def queued() -> int:
     with Redis.from_url(endpoints().broker_url) as broker:
-        lengths = [int(str(broker.llen(f"opspipe:{name}"))) for name in ("ingest", "schedule")]
+        names = [key for name in ("ingest", "schedule") for key in broker.keys(f"opspipe:{name}*")]
+        lengths = [int(str(broker.llen(name))) for name in names]
         return sum(lengths) + int(str(broker.hlen("opspipe:unacked")))
 
 

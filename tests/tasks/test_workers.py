@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import psutil
 import pytest
@@ -23,17 +23,15 @@ from pipeline.projects import ProjectRef, ensure_project, set_guidelines
 from pipeline.sample import RULES, write_guidelines_pdf, write_sample_csv
 from pipeline.sample.batch import KEYWORDS
 from pipeline.servers import endpoints
+from pipeline.settings import get_settings
 from pipeline.states import ENDED
 from pipeline.sweeper import sweep
 from schemas.enums import AnalysisScope, JobStatus, RecordType
 from schemas.options import AnalysisOptions, IngestOptions
 from tasks import publish
+from tests.workers import Workers
 
 Wait = Callable[..., None]
-
-
-class Workers(Protocol):
-    def start(self, *, queues: str = ..., concurrency: int = ...) -> psutil.Process: ...
 
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -155,7 +153,8 @@ def test_a_killed_pool_process_is_replaced_and_its_chunk_done(
 def test_a_broker_that_forgets_everything_holds_nothing_up(
     project: ProjectRef, workers: Workers, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.sweeper.LOST_AFTER_SECONDS", 1)
+    monkeypatch.setenv("OPSPIPE_LEASE_SECONDS", "1")
+    get_settings.cache_clear()
     workers.start(queues="analyze")  # nobody works on the load yet
     job_id = _submit(project, _lines(300), embed=False)
     with Redis.from_url(endpoints().broker_url) as broker:
@@ -182,7 +181,8 @@ def test_a_cancelled_job_stays_cancelled_while_workers_run(
 
 def _queued() -> int:
     with Redis.from_url(endpoints().broker_url) as broker:
-        return int(str(broker.llen("opspipe:ingest"))) + int(str(broker.hlen("opspipe:unacked")))
+        waiting = sum(int(str(broker.llen(key))) for key in broker.keys("opspipe:ingest*"))
+        return waiting + int(str(broker.hlen("opspipe:unacked")))
 
 
 def test_workers_stop_softly_and_leave_nothing_behind(workers: Workers, wait: Wait) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from pipeline.ai import Completion, Limits, Prompt, Usage, embed_or_raise, embed_texts, guess_tokens
 from pipeline.ai.answers import verify_embeddings
-from pipeline.ai.base import Balance, Embedded, ModelInfo, Vectors
+from pipeline.ai.base import Balance, Embedded, ModelInfo, OneServer, Vectors
 from pipeline.ai.embedding import split_long
 from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError
 
 
-class CountingProvider:
+class CountingProvider(OneServer):
     """Answers with two numbers that tell texts apart, and remembers what it was given.
 
     Args:

@@ -244,3 +244,15 @@ def test_records_that_are_never_answered_cost_no_other_its_embedding_however_lon
     assert (job.status, job.stages[1].done, job.stages[1].failed) == (JobStatus.COMPLETED, 47, 3)
     assert session.execute(text("SELECT code FROM record_failures")).scalars().all() == ["TIMED_OUT"] * 3
     assert session.scalar(text("SELECT max(attempts) FROM work_chunks WHERE stage = 'vectorize'")) == 1
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_calls_that_fail_side_by_side_ask_together_whether_the_server_is_well(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.poison, ai_server.behaviour.latency = {"<": 502}, 0.02
+    settled = _ask(make_provider(), range(8))
+    assert {error.code for error in settled.failures.values()} == {"SERVER_ERROR"}
+    assert len(settled.failures) == 8
+    # Each is blamed after four probes, which are all that is answered; by itself each would make its own.
+    assert 4 <= ai_server.seen.chats <= 12

@@ -9,44 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.ai import Completion, Prompt, Provider, Vectors, run
-from pipeline.errors import PermanentError, PipelineError
-from tests.ai_server import AiServer, vector_of
+from pipeline.ai import Completion, Provider, run
+from pipeline.errors import PermanentError
+from tests.ai_server import AiServer
+from tests.pipeline.ai.asking import PROMPT, complete, embed, expected, fault
 
 MakeProvider = Callable[..., Provider]
 
-TEXTS = ["one text", "two texts", "three texts", "four texts"]
-PROMPT = Prompt(
-    system="Judge.",
-    user="How good is it?",
-    name="verdict",
-    schema={
-        "type": "object",
-        "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 100}},
-        "required": ["score"],
-        "additionalProperties": False,
-    },
-)
-
 pytestmark = pytest.mark.usefixtures("no_pauses")
-
-
-def _embed(provider: Provider, texts: list[str] = TEXTS) -> Vectors:
-    return run(provider.embed(texts)).vectors
-
-
-def _complete(provider: Provider) -> Completion:
-    return run(provider.complete(PROMPT))
-
-
-def _fault(call: Callable[[], object]) -> PipelineError:
-    with pytest.raises(PipelineError) as caught:
-        call()
-    return caught.value
-
-
-def _expected(texts: list[str] = TEXTS) -> Vectors:
-    return np.array([vector_of(text, 16) for text in texts], dtype=np.float64)
 
 
 def test_base64_is_tried_once_and_then_numbers_are_asked_for(
@@ -55,7 +25,7 @@ def test_base64_is_tried_once_and_then_numbers_are_asked_for(
     ai_server.behaviour.takes_base64 = False
     provider = make_provider()
     for _ in range(3):
-        assert np.allclose(_embed(provider), _expected())
+        assert np.allclose(embed(provider), expected())
     assert _forms(ai_server) == ["base64", "float", "float", "float"]
 
 
@@ -65,8 +35,8 @@ def test_a_form_that_is_refused_in_any_way_is_given_up(
 ) -> None:
     ai_server.behaviour.takes_base64, ai_server.behaviour.refusal_status = False, status
     provider = make_provider()
-    _embed(provider)
-    _embed(provider)
+    embed(provider)
+    embed(provider)
     assert _forms(ai_server) == ["base64", "float", "float"]
 
 
@@ -104,7 +74,7 @@ def test_a_form_that_a_server_never_knows_what_to_do_with_is_tried_twice_and_the
 
 def _ask_in(provider: Provider, kind: str, said: str) -> None:
     if kind == "base64":
-        _embed(provider, [said])
+        embed(provider, [said])
     else:
         run(provider.complete(replace(PROMPT, user=said)))
 
@@ -158,9 +128,9 @@ def test_an_input_that_is_refused_in_every_form_says_nothing_of_the_forms(
 ) -> None:
     ai_server.behaviour.poison = {"poisoned": 400}
     provider = make_provider()
-    assert "cannot take poisoned" in str(_fault(lambda: _embed(provider, ["poisoned"])))
-    _embed(provider)
-    _embed(provider)
+    assert "cannot take poisoned" in str(fault(lambda: embed(provider, ["poisoned"])))
+    embed(provider)
+    embed(provider)
     assert _forms(ai_server) == ["base64", "float", "base64", "base64"]
 
 
@@ -169,8 +139,8 @@ def test_a_form_that_was_found_is_found_for_one_model_only(
 ) -> None:
     ai_server.behaviour.answer_forms = ("text",)
     provider = make_provider()
-    _complete(provider)
-    _embed(provider)
+    complete(provider)
+    embed(provider)
     assert _forms(ai_server) == ["json_schema", "json_object", "text", "base64"]
 
 
@@ -195,7 +165,7 @@ def test_answers_are_asked_for_in_the_strictest_form_that_is_known_each_tried_on
     ai_server.behaviour.answer_forms = taken
     provider = make_provider()
     for _ in range(3):
-        assert 0 <= _complete(provider).answer["score"] <= 100
+        assert 0 <= complete(provider).answer["score"] <= 100
     assert _forms(ai_server) == [*forms, forms[-1], forms[-1]]
     strict = ai_server.seen.asked[0]["response_format"]["json_schema"]
     assert (strict["name"], strict["strict"], strict["schema"]) == ("verdict", True, PROMPT.schema)
@@ -209,6 +179,6 @@ def test_a_server_that_takes_no_notice_of_the_schema_is_told_it_in_words(
 
     ai_server.behaviour.chat = chat
     provider = make_provider()
-    assert _complete(provider).answer == {"score": 4}
-    assert _complete(provider).answer == {"score": 4}
+    assert complete(provider).answer == {"score": 4}
+    assert complete(provider).answer == {"score": 4}
     assert _forms(ai_server) == ["json_schema", "json_object", "json_object"]

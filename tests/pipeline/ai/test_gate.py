@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pipeline.ai import AiConfig, Limits, Provider, close_providers, embed_texts, run
+from pipeline.ai import AiConfig, Limits, Provider, at_once, close_providers, embed_texts, run
+from pipeline.ai.gate import ServerPausedError
 from pipeline.ai.health import note_failure, read_health
 from pipeline.ai.retries import _LONGEST_PAUSE_SECONDS, _pause
 from pipeline.database import transaction, translate_errors
@@ -352,6 +353,20 @@ def test_who_asks_how_a_server_does_is_told_in_a_pause_too_and_ends_it(
     assert ai_server.seen.calls == calls + 2
     assert _state().is_paused is None
     run(make_provider().embed(["a text"]))
+
+
+def test_who_sits_before_a_screen_is_answered_in_a_pause_which_stays(
+    ai_server: AiServer, make_provider: MakeProvider
+) -> None:
+    ai_server.behaviour.fail_next, ai_server.behaviour.retry_after = 1, "1800"
+    provider = make_provider()
+    with pytest.raises(ServerError):
+        run(provider.embed(["a text"]))
+    with at_once():
+        assert run(provider.embed(["a text"])).vectors.shape == (1, 16)
+    assert _state().is_paused
+    with pytest.raises(ServerPausedError):
+        run(provider.embed(["a text"]))
 
 
 def test_who_asks_how_a_server_does_waits_for_no_slot_and_not_for_long(

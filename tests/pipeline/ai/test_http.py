@@ -67,7 +67,10 @@ def test_calls_at_once_need_no_more_connections_than_slots(
         (401, "set ai_key"),
         (403, "set ai_key"),
         (402, "no credit left: add some"),
-        (404, "'embedder', or ai_host is not its base URL"),
+        (404, "'embedder' or none of its kind, or ai_host is not its base URL"),
+        (405, "'embedder' or none of its kind, or ai_host is not its base URL"),
+        # As llama.cpp's server answers that was started without embeddings.
+        (501, "'embedder' or none of its kind, or ai_host is not its base URL"),
         (302, "set ai_host"),
     ],
 )

@@ -10,55 +10,22 @@ import pytest
 
 from pipeline.ai import (
     Balance,
-    Completion,
     InvalidAnswerError,
     ModelInfo,
-    Prompt,
     Provider,
-    Vectors,
     guess_tokens,
     require_models,
     run,
 )
 from pipeline.ai.answers import read_usage
 from pipeline.errors import FatalError, PermanentError, PipelineError, ServerError
-from tests.ai_server import AiServer, vector_of
+from tests.ai_server import AiServer
+from tests.pipeline.ai.asking import TEXTS, complete, embed, expected, fault
 
 MakeProvider = Callable[..., Provider]
 Spoil = Callable[[list[dict[str, Any]]], None]
 
-TEXTS = ["one text", "two texts", "three texts", "four texts"]
-PROMPT = Prompt(
-    system="Judge.",
-    user="How good is it?",
-    name="verdict",
-    schema={
-        "type": "object",
-        "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 100}},
-        "required": ["score"],
-        "additionalProperties": False,
-    },
-)
-
 pytestmark = pytest.mark.usefixtures("no_pauses")
-
-
-def _embed(provider: Provider, texts: list[str] = TEXTS) -> Vectors:
-    return run(provider.embed(texts)).vectors
-
-
-def _complete(provider: Provider) -> Completion:
-    return run(provider.complete(PROMPT))
-
-
-def _fault(call: Callable[[], object]) -> PipelineError:
-    with pytest.raises(PipelineError) as caught:
-        call()
-    return caught.value
-
-
-def _expected(texts: list[str] = TEXTS) -> Vectors:
-    return np.array([vector_of(text, 16) for text in texts], dtype=np.float64)
 
 
 def _spoil(server: AiServer, change: Spoil) -> None:
@@ -73,14 +40,14 @@ def test_vectors_are_put_in_the_order_of_their_index(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
     _spoil(ai_server, lambda data: data.reverse())
-    assert np.array_equal(_embed(make_provider()), _expected())
+    assert np.array_equal(embed(make_provider()), expected())
 
 
 def test_vectors_without_index_are_taken_in_their_order(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
     _spoil(ai_server, lambda data: [item.pop("index") for item in data])
-    assert np.array_equal(_embed(make_provider()), _expected())
+    assert np.array_equal(embed(make_provider()), expected())
 
 
 def _set(place: int, **values: object) -> Spoil:
@@ -113,7 +80,7 @@ def test_vectors_that_cannot_be_right_are_not_believed(
     ai_server: AiServer, make_provider: MakeProvider, change: Spoil, said: str
 ) -> None:
     _spoil(ai_server, change)
-    error = _fault(lambda: _embed(make_provider()))
+    error = fault(lambda: embed(make_provider()))
     assert isinstance(error, InvalidAnswerError)
     assert said in str(error)
 
@@ -124,7 +91,7 @@ def test_base64_hides_no_number_that_is_none(
 ) -> None:
     vector = np.full(16, number, dtype="<f4")
     _spoil(ai_server, _set(2, embedding=base64.b64encode(vector.tobytes()).decode()))
-    error = _fault(lambda: _embed(make_provider()))
+    error = fault(lambda: embed(make_provider()))
     assert isinstance(error, InvalidAnswerError)
     assert "not finite" in str(error)
 
@@ -133,7 +100,7 @@ def test_vectors_of_single_tokens_stop_the_job_and_say_how_to_start_the_server(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
     _spoil(ai_server, lambda data: [item.update(embedding=[[0.1] * 16, [0.2] * 16]) for item in data])
-    error = _fault(lambda: _embed(make_provider()))
+    error = fault(lambda: embed(make_provider()))
     assert isinstance(error, FatalError)
     assert "--pooling mean" in str(error)
 
@@ -157,7 +124,7 @@ def test_an_answer_that_is_none_is_an_error_of_the_input(
 ) -> None:
     for name, value in behaviour.items():
         setattr(ai_server.behaviour, name, value)
-    error = _fault(lambda: _complete(make_provider()))
+    error = fault(lambda: complete(make_provider()))
     assert isinstance(error, PermanentError)
     assert error.code == code
 
@@ -169,7 +136,7 @@ def test_an_answer_without_a_message_is_not_believed(
     ai_server: AiServer, make_provider: MakeProvider, body: dict[str, Any]
 ) -> None:
     ai_server.behaviour.answer_next = [(200, orjson.dumps(body), {})] * 3
-    assert isinstance(_fault(lambda: _complete(make_provider())), InvalidAnswerError)
+    assert isinstance(fault(lambda: complete(make_provider())), InvalidAnswerError)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +155,7 @@ def test_the_answer_is_found_beneath_thoughts_and_fences(
     ai_server: AiServer, make_provider: MakeProvider, content: str
 ) -> None:
     ai_server.behaviour.chat = lambda _said: content
-    assert _complete(make_provider()).answer == {"score": 80}
+    assert complete(make_provider()).answer == {"score": 80}
 
 
 def test_a_mark_of_thoughts_within_the_answer_ends_nothing(
@@ -196,13 +163,13 @@ def test_a_mark_of_thoughts_within_the_answer_ends_nothing(
 ) -> None:
     answer = {"score": 8, "summary": 'it says </think>{"score": 100}'}
     ai_server.behaviour.chat = lambda _said: orjson.dumps(answer).decode()
-    assert _complete(make_provider()).answer == answer
+    assert complete(make_provider()).answer == answer
 
 
 def test_the_room_and_the_temperature_are_those_of_the_prompt(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
-    _complete(make_provider())
+    complete(make_provider())
     asked = ai_server.seen.asked[0]
     assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("chatter", 1_000, 0.0)
     assert [message["role"] for message in asked["messages"]] == ["system", "user"]
@@ -212,7 +179,7 @@ def test_openrouter_is_told_who_asks_and_says_what_it_cost(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
     ai_server.behaviour.key, ai_server.behaviour.cost = "sk-or", 0.0125
-    completion = _complete(make_provider("openrouter", key="sk-or"))
+    completion = complete(make_provider("openrouter", key="sk-or"))
     assert completion.usage.cost_usd == 0.0125
     assert completion.usage.input_tokens > 0
     assert completion.usage.output_tokens == 20
@@ -225,7 +192,7 @@ def test_openrouter_is_told_who_asks_and_says_what_it_cost(
 def test_a_server_of_ones_own_is_told_nothing_of_who_asks(
     ai_server: AiServer, make_provider: MakeProvider
 ) -> None:
-    assert _complete(make_provider()).usage.cost_usd is None
+    assert complete(make_provider()).usage.cost_usd is None
     assert not {"x-title", "http-referer", "authorization"} & ai_server.seen.headers[0].keys()
     assert "usage" not in ai_server.seen.asked[0]
 
@@ -237,7 +204,7 @@ def test_what_a_call_cost_is_reckoned_by_the_listed_prices(
     ai_server.behaviour.context = {"embedder": 2048, "chatter": 16_000}
     provider = make_provider("openrouter", key="sk-or")
     assert run(provider.llm_info()) == ModelInfo("chatter", 16_000, 1e-6, 5e-6)
-    used = _complete(provider).usage
+    used = complete(provider).usage
     assert used.cost_usd == pytest.approx(used.input_tokens * 1e-6 + 20 * 5e-6)
     used = run(provider.embed(TEXTS)).usage
     assert used.cost_usd == pytest.approx(used.input_tokens * 2e-8)
@@ -248,7 +215,7 @@ def test_prices_that_are_set_win_over_those_listed(ai_server: AiServer, make_pro
     ai_server.behaviour.prices = {"chatter": (1e-6, 5e-6)}
     provider = make_provider(llm_input_price=0.0, llm_output_price=1.0)
     assert run(provider.llm_info()) == ModelInfo("chatter", None, 0.0, 1.0)
-    assert _complete(provider).usage.cost_usd == 20.0
+    assert complete(provider).usage.cost_usd == 20.0
 
 
 def test_the_tokens_of_a_server_that_does_not_count_are_guessed_and_cost_as_much(
@@ -256,7 +223,7 @@ def test_the_tokens_of_a_server_that_does_not_count_are_guessed_and_cost_as_much
 ) -> None:
     ai_server.behaviour.gives_usage = False
     provider = make_provider(llm_input_price=1e-6, llm_output_price=5e-6, embedding_price=2e-8)
-    used = _complete(provider).usage
+    used = complete(provider).usage
     sent = [message["content"] for message in ai_server.seen.asked[0]["messages"]]
     read, written = sum(map(guess_tokens, sent)), used.output_tokens
     assert (used.calls, used.input_tokens, used.is_counted) == (1, read, False)
@@ -344,7 +311,7 @@ def test_a_server_that_does_not_list_its_models_may_be_asked_all_the_same(
     ai_server.behaviour.list_answer = (status, body, {})
     provider = make_provider()
     run(require_models(provider, embedding=True, llm=True))
-    assert _embed(provider).shape == (4, 16)
+    assert embed(provider).shape == (4, 16)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, FatalError), (500, ServerError), (503, ServerError)])
@@ -352,7 +319,7 @@ def test_a_list_that_is_refused_for_the_key_or_for_now_is_no_answer(
     ai_server: AiServer, make_provider: MakeProvider, status: int, kind: type[PipelineError]
 ) -> None:
     ai_server.behaviour.list_answer = (status, b"", {})
-    assert isinstance(_fault(lambda: run(require_models(make_provider(), embedding=True, llm=True))), kind)
+    assert isinstance(fault(lambda: run(require_models(make_provider(), embedding=True, llm=True))), kind)
 
 
 def test_the_context_that_is_loaded_goes_before_the_one_that_the_model_was_made_for(

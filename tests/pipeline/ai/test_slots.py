@@ -120,6 +120,29 @@ def test_a_slot_goes_to_who_waits_in_the_same_process_and_else_to_another(
     asyncio.run(work())
 
 
+def test_two_processes_at_a_time_take_slots_while_others_wait_for_their_turn(tmp_path: Path) -> None:
+    async def hold(slots: Slots) -> None:
+        async with slots.hold():
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        first, *others = everybody = [Slots(tmp_path, "a server") for _ in range(4)]
+        for slots in everybody:
+            slots.limit = 2
+        held = [await first._acquire() for _ in range(2)]
+        waiting = [asyncio.create_task(hold(slots)) for slots in others for _ in range(3)]
+        await asyncio.sleep(0.02)
+        assert [slots._turn is not None for slots in everybody] == [False, True, True, False]
+        for slot in held:
+            first._release(slot)
+        await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        assert [slots._turn for slots in everybody] == [None] * 4
+        for slots in everybody:
+            slots.close()
+
+    asyncio.run(work())
+
+
 def test_servers_have_slots_of_their_own(tmp_path: Path) -> None:
     first, second = Slots(tmp_path, "a server"), Slots(tmp_path, "another server")
     assert (first._take(), first._take(), second._take()) == (0, None, 0)

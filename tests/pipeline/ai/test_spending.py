@@ -1,6 +1,8 @@
 """What a job's calls cost: counted to the call, kept whatever becomes of the answers, and limited."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import psycopg
@@ -23,7 +25,7 @@ from pipeline.ai import (
 )
 from pipeline.ai.spending import Meter, _add
 from pipeline.database import transaction
-from pipeline.errors import TransientError
+from pipeline.errors import FatalError, TransientError
 from pipeline.ingest.submit import Submission
 from tests.ai_server import AiServer
 
@@ -190,6 +192,29 @@ def test_what_could_not_be_written_is_written_the_next_time(
     assert _rows(session) == [("analyze", "chatter", 2, 10, 5, 0.5)]
 
 
+@pytest.mark.parametrize("budget", [None, 100.0])
+def test_an_answer_is_kept_whose_cost_cannot_be_written_down_at_the_moment(
+    job_id: str,
+    ai_server: AiServer,
+    make_provider: MakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: float | None,
+) -> None:
+    def stumble(*_arguments: object) -> None:
+        raise psycopg.OperationalError("gone")
+
+    monkeypatch.setattr("pipeline.ai.spending._WRITE_SECONDS", 0.0)
+    with metered(job_id, "analyze", budget_usd=budget):
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.ai.spending._add", stumble)
+            settled = _ask(make_provider(), 5)
+        assert len(settled.results) == ai_server.seen.chats > 0
+        # Whether a budget lasts is not known, then.
+        assert (settled.stopped_by is None) == (budget is None)
+    with transaction() as session:
+        assert read_spent(session, job_id).calls == ai_server.seen.chats
+
+
 def test_the_calls_of_a_deleted_job_are_nobodys(
     session: Session, job_id: str, make_provider: MakeProvider
 ) -> None:
@@ -197,4 +222,40 @@ def test_the_calls_of_a_deleted_job_are_nobodys(
     session.commit()
     with metered(job_id, "analyze"):
         assert len(_ask(make_provider(), 2).results) == 2
+    assert _rows(session) == []
+
+
+def test_a_call_is_accounted_for_only_when_its_cost_is_committed(session: Session, job_id: str) -> None:
+    """Who finds its cost taken along by another call's writing waits for that: its slot is free after it."""
+    meter = Meter(job_id, "analyze", budget_usd=5.0)
+    asyncio.run(meter.record("chatter", Usage(1, 1, 1, 0.5)))
+    session.rollback()
+    session.execute(text("SELECT * FROM ai_usage FOR UPDATE"))
+    # Of two calls that were answered together: the first to write takes both along, and waits for the row.
+    meter._unwritten["chatter"] = Usage(2, 2, 2, 1.0)
+    with ThreadPoolExecutor() as threads:
+        writes = [threads.submit(meter.write) for _ in range(2)]
+        too_early = wait(writes, timeout=0.5).done
+        session.rollback()
+        for write in writes:
+            write.result(timeout=10)
+    assert not too_early
+    assert read_spent(session, job_id).cost_usd == 1.5
+
+
+def test_the_works_own_error_is_told_where_its_cost_cannot_be_written(
+    session: Session, job_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble(*_arguments: object) -> None:
+        raise psycopg.OperationalError("gone")
+
+    def work() -> None:
+        with metered(job_id, "analyze") as meter:
+            meter._unwritten["chatter"] = Usage(2, 10, 5, 0.5)
+            raise FatalError("the key is refused")
+
+    monkeypatch.setattr("pipeline.ai.spending._add", stumble)
+    with pytest.raises(FatalError, match="the key is refused"):
+        work()
+    assert f"what job {job_id} has spent could not be written down" in caplog.text
     assert _rows(session) == []
