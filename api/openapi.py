@@ -31,17 +31,17 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>opspipe API</title>
-<link rel="stylesheet" href="/api/docs/swagger_style.css">
+<link rel="stylesheet" href="/api/docs/swagger-ui.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="/api/docs/swagger_bundle.js"></script>
+<script src="/api/docs/swagger-ui-bundle.js"></script>
 <script src="/api/docs/start.js"></script>
 </body>
 </html>
 """
-_START = 'SwaggerUIBundle({url: "/api/openapi.json", dom_id: "#swagger-ui", docExpansion: "none"});\n'
-_STATIC = frozenset({"swagger_bundle.js", "swagger_style.css"})
+_START = 'SwaggerUIBundle({url: "/api/openapi.json", dom_id: "#swagger-ui", docExpansion: "list"});\n'
+_STATIC = frozenset({"swagger-ui-bundle.js", "swagger-ui.css"})
 
 blueprint = Blueprint("docs", __name__, url_prefix="/api")
 
@@ -128,11 +128,10 @@ def docs_file(name: str) -> Response:
 
 @cache
 def _static_folder() -> str:
-    # Not by importing it: that reads all its pages into memory.
-    found = find_spec("offapi")
+    found = find_spec("flask_swagger_ui")
     if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("offapi")
-    return found.submodule_search_locations[0]
+        raise ModuleNotFoundError("flask_swagger_ui")
+    return f"{found.submodule_search_locations[0]}/dist"
 
 
 def describe(app: Flask) -> dict[str, Any]:
@@ -171,7 +170,7 @@ def _complete(operation: dict[str, Any], route: str, rule: Rule, documentation: 
         operation["requestBody"] = raw_body(RAW_BODIES[route])
     access = access_to(route.split(" ", 1)[0], rule.rule) or EVERYBODY
     operation["operationId"] = rule.endpoint
-    operation["tags"] = [rule.rule.removeprefix("/api/").split("/")[0]]
+    operation["tags"] = [rule.rule.removeprefix("/api").split("/")[1]]
     operation["security"] = [] if access.least is None else [{"token": []}]
     if access.least is not None:
         needs = f"Needs the role {access.least}" + (

@@ -88,9 +88,11 @@ def web(settings: Settings, logs: Path) -> Service:
             f"{settings.host}:{settings.port}",
             "--workers",
             "1",
-            # Slow bodies and listeners to events hold one each; 8 of them stopped everybody else.
+            "--worker-class",
+            "api.worker.Worker",
+            # Slow bodies and listeners to events hold one each, and one that waits costs next to nothing.
             "--threads",
-            "64",
+            "256",
             "--timeout",
             "120",
             # It would lie in the user's home, the same one for every installation.

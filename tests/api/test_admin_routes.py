@@ -80,12 +80,15 @@ def load(client: Client, project_id: str) -> None:
 
 
 def test_a_deleted_project_takes_its_records_along(admin: Client, project_id: str, session: Session) -> None:
+    # What other tests sent lies there too.
+    before = set(get_settings().uploads_folder.glob("*"))
     load(admin, project_id)
+    assert set(get_settings().uploads_folder.iterdir()) > before
     answer = ask(admin, "DELETE", f"/api/projects/{project_id}")
     assert (answer.status, answer.body) == (200, {"deletedRecords": 2, "deletedJobs": 1})
     for table in ("data_records", "record_identities", "ingest_jobs", "uploads", "projects"):
         assert session.scalar(text(f"SELECT count(*) FROM {table}")) == 0  # noqa: S608 - names of ours
-    assert list(get_settings().uploads_folder.iterdir()) == []
+    assert set(get_settings().uploads_folder.iterdir()) == before
 
 
 def test_a_project_is_cleared_by_who_says_its_name(admin: Client, project_id: str) -> None:

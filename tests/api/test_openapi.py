@@ -27,7 +27,7 @@ def test_the_page_needs_no_file_from_outside(client: Client) -> None:
         page, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
     assert "http" not in page
     assert "script-src 'self'" in policy
-    for name in ("swagger_bundle.js", "swagger_style.css", "start.js"):
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "start.js"):
         assert f'"/api/docs/{name}"' in page
         with urllib.request.urlopen(f"{client._base}/api/docs/{name}") as answer:
             assert len(answer.read()) > 0

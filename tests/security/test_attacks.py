@@ -5,6 +5,8 @@ import csv
 import gzip
 import io
 import json
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import quote
@@ -418,7 +420,23 @@ def test_others_are_answered_while_some_are_slow(world: World, kind: str) -> Non
         "form": form + b"--edge",
         "listeners": request("GET", f"/api/ingest/jobs/{job_id}/events", token=owner(world)),
     }[kind]
-    with held(world.port, 20, begun):
+    with held(world.port, 100, begun):
         for _ in range(5):
             asked = request("GET", "/api/projects", token=owner(world))
             assert send(world.port, asked, seconds=5).status == 200
+
+
+def test_others_are_answered_while_some_do_not_hang_up(world: World) -> None:
+    # They were answered before they had sent everything, and go on as if they had not.
+    unread = request("POST", "/api/projects", JSON, "Content-Length: 99")
+    with held(world.port, 5, unread):
+        asked = request("GET", "/api/projects", token=owner(world))
+        began = time.monotonic()
+        assert send(world.port, asked, seconds=5).status == 200
+        assert time.monotonic() - began < 2
+
+
+def test_a_head_that_does_not_end_is_cut_off(world: World) -> None:
+    with socket.create_connection(("127.0.0.1", world.port), timeout=30) as line:
+        line.sendall(b"GET /api/status HTTP/1.1\r\nHost: x\r\nX-A: ")
+        assert line.recv(1) == b""
