@@ -76,10 +76,21 @@ def settings_list(*, as_json: JsonOption = False) -> None:
 
 
 @settings_app.command("set")
-def settings_set(key: str, value: str) -> None:
+def settings_set(
+    key: str,
+    value: Annotated[
+        str,
+        typer.Argument(
+            metavar="VALUE|-",
+            help="- reads it from the input, or asks for it: on the command line other users of the machine "
+            "see a secret.",
+        ),
+    ],
+) -> None:
     """Change a setting for all processes; it takes effect at the next chunk."""
+    given = _read_unseen(key).strip() if value == "-" else value
     with database() as session:
-        write_setting(session, key, value)
+        write_setting(session, key, given)
     console.print(f"{key} is set")
 
 
@@ -108,7 +119,9 @@ def settings_rotate_key(
     """Encrypt stored secrets under the present OPSPIPE_SECRET_KEY, where they are under an old one."""
     if (old is None) is (old_file is None):
         raise typer.BadParameter("give either OLD (- for the input) or --old-file")
-    before = old_file.read_text() if old_file else _read_old_key(old or "")
+    before = old_file.read_text() if old_file else old or ""
+    if before == "-":
+        before = _read_unseen("the old secret key")
     with database() as session:
         done = rotate_secrets(session, before)
     for key in done.rotated:
@@ -119,11 +132,10 @@ def settings_rotate_key(
         console.print("no secret is stored: there is nothing to do")
 
 
-def _read_old_key(given: str) -> str:
-    if given != "-":
-        return given
+def _read_unseen(what: str) -> str:
+    """Read what nobody else is to see, from the input, or typed by who is asked for it."""
     if sys.stdin.isatty():
-        return str(typer.prompt("the old secret key", hide_input=True, err=True))
+        return str(typer.prompt(what, hide_input=True, err=True))
     return sys.stdin.read()
 
 
