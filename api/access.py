@@ -3,7 +3,7 @@
 The roles are those of contract.md, section 5. A route that is not in the table is closed to everybody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
@@ -12,11 +12,12 @@ from flask import Flask, g, request
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import Forbidden, NotFound, Unauthorized
 
-from api.guard import note_guess
+from api.rates import note_guess
 from pipeline.audit import acting
-from pipeline.database import transaction
+from pipeline.database import reading, transaction
 from pipeline.projects import is_owner
-from pipeline.tokens import Bearer, find_bearer
+from pipeline.together import Together
+from pipeline.tokens import Bearer, digest, find_bearers, note_use
 from schemas.enums import UserRole
 
 # What a role may do, its own and that of every role before it.
@@ -161,9 +162,19 @@ def _ask_for_token() -> Bearer:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized("send a token: Authorization: Bearer otk_...")
-    with transaction() as session:
-        found = find_bearer(session, token.strip())
+    found = _bearers.find(digest(token.strip()))
     if found is None:
         note_guess()
         raise Unauthorized("the token is unknown, expired or revoked")
+    if found.is_use_due:
+        with transaction() as session:
+            note_use(session, found.token_id)
     return found
+
+
+def _find_bearers(digests: Sequence[str]) -> Mapping[str, Bearer]:
+    with reading() as session:
+        return find_bearers(session, digests)
+
+
+_bearers = Together(_find_bearers)

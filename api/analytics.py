@@ -17,7 +17,8 @@ from pipeline.analyze import (
 )
 from pipeline.database import transaction
 from pipeline.errors import NotFoundError
-from pipeline.jobs import JobView, cancel_job, retry_job, view_jobs
+from pipeline.jobs import cancel_job, retry_job
+from pipeline.jobviews import JobView, view_jobs
 from pipeline.projects import find_project
 from pipeline.runner import publish_next
 from schemas.ai_bodies import (

@@ -1,6 +1,6 @@
 """What several routes answer with: a job's progress, what it has cost."""
 
-from pipeline.jobs import JobView
+from pipeline.jobviews import JobView
 from schemas.bodies import Progress, Spent
 
 

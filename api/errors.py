@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, jsonify
-from flask_limiter import RateLimitExceeded
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -101,10 +100,7 @@ def _validation_error(error: ValidationError) -> tuple[Response, int]:
 def _http_error(error: HTTPException) -> tuple[Response, int]:
     status = error.code or _SERVER_FAULT
     code = _HTTP_CODES.get(status, "INVALID_INPUT")
-    said = error.description or error.name
-    if isinstance(error, RateLimitExceeded):
-        said = f"there were more requests than {said}: come back when Retry-After says"
-    response, status = _envelope(status, code, said)
+    response, status = _envelope(status, code, error.description or error.name)
     # What a client needs to go on: which methods there are, when to come back.
     for name, value in error.get_headers():
         if name in {"Allow", "Retry-After", "WWW-Authenticate"}:

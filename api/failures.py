@@ -8,7 +8,7 @@ from api.openapi import answers
 from pipeline.database import transaction
 from pipeline.errors import NotFoundError
 from pipeline.failures import read_failures
-from pipeline.jobs import resolve_job
+from pipeline.jobviews import resolve_job
 from schemas.bodies import FailureAnswer, FailureList, FailuresQuery
 
 blueprint = Blueprint("failures", __name__, url_prefix="/api/jobs")

@@ -1,5 +1,7 @@
 """`/api/ingest`: jobs that are there. Programs name them by their whole id."""
 
+from collections.abc import Mapping, Sequence
+
 from flask import Blueprint, Response
 from sqlalchemy.orm import Session
 
@@ -7,13 +9,15 @@ from api.access import require_writer
 from api.answers import progress_of, spent_of
 from api.keys import Answered, once
 from api.openapi import answers
-from pipeline.database import transaction
+from pipeline.database import reading, transaction
 from pipeline.errors import NotFoundError
 from pipeline.ingest.rejects import write_rejects
-from pipeline.jobs import JobView, cancel_job, retry_job, view_jobs
+from pipeline.jobs import cancel_job, retry_job
+from pipeline.jobviews import JobView, view_jobs
 from pipeline.projects import find_project
 from pipeline.removal import count_records, delete_job, find_removal, remove_batches
 from pipeline.runner import publish_next
+from pipeline.together import Together
 from schemas.bodies import (
     DeletionAnswer,
     IngestStatus,
@@ -30,6 +34,7 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/api/ingest")
 
 # A deletion is done before it is answered if it takes no longer than this.
 _REMOVAL_SECONDS = 2.0
+_NO_JOB = "there is no ingest job {!r}"
 
 
 def find_job(session: Session, job_id: str) -> JobView:
@@ -41,7 +46,7 @@ def find_job(session: Session, job_id: str) -> JobView:
     # The beginning of an id will do for people, not for programs.
     views = view_jobs(session, JobKind.INGEST, ids=[job_id])
     if not views:
-        raise NotFoundError(f"there is no ingest job {job_id!r}")
+        raise NotFoundError(_NO_JOB.format(job_id))
     return views[0]
 
 
@@ -55,9 +60,20 @@ def job_answer(job_id: str) -> Answered:
 @answers(IngestStatus)
 def job_status(query: StatusQuery) -> IngestStatus:
     """Answer with a job's counts and progress."""
-    with transaction() as session:
-        view = find_job(session, query.job_id)
+    view = _views.find(query.job_id)
+    if view is None:
+        raise NotFoundError(_NO_JOB.format(query.job_id))
     return status_body(view)
+
+
+def _find_views(job_ids: Sequence[str]) -> Mapping[str, JobView]:
+    with reading() as session:
+        views = view_jobs(session, JobKind.INGEST, ids=job_ids, limit=len(job_ids))
+    return {view.id: view for view in views}
+
+
+# Asked for by everybody who waits for a job.
+_views = Together(_find_views)
 
 
 @blueprint.get("/jobs")

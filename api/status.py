@@ -6,12 +6,13 @@ from flask import Blueprint
 from sqlalchemy import text
 
 from api.openapi import answers
-from pipeline.database import transaction
+from pipeline.database import reading
 from pipeline.errors import PipelineError
 from schemas.bodies import StatusAnswer
-from tasks.workers import count_workers
+from tasks.workers import WorkerCount
 
 blueprint = Blueprint("status", __name__)
+_workers = WorkerCount()
 
 
 @blueprint.get("/api/status")
@@ -32,7 +33,7 @@ def status() -> tuple[StatusAnswer, int]:
 
 def _database_answers() -> bool:
     try:
-        with transaction() as session:
+        with reading() as session:
             session.execute(text("SELECT 1"))
     except PipelineError:
         return False
@@ -41,6 +42,6 @@ def _database_answers() -> bool:
 
 def _broker_answers() -> tuple[bool, int]:
     try:
-        return True, count_workers()
+        return True, _workers.read()
     except OSError:  # kombu's connection errors are kinds of it
         return False, 0

@@ -3,6 +3,7 @@
 python benchmarks/bench.py load                     # planning, load against the limit: a few minutes
 python benchmarks/bench.py models                   # servers of models, write-back: a few minutes
 python benchmarks/bench.py fairness                 # a small job beside a million rows: two minutes
+python benchmarks/bench.py web                      # the API under load, by wrk: three minutes
 python benchmarks/bench.py scaling                  # workers, file sizes, table sizes: a quarter of an hour
 python benchmarks/bench.py scaling --huge           # with 5 million rows and a table of 10 million
 
@@ -24,6 +25,7 @@ from pathlib import Path
 import fairness
 import models
 import stand
+import web
 from limit import copy_blocks, pack_file
 from plots import plot_load, plot_models, plot_scaling
 from sqlalchemy import text
@@ -31,7 +33,7 @@ from sqlalchemy import text
 from pipeline.csvfile import plan_file
 from pipeline.database import transaction
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.projects import ensure_project
 from pipeline.settings import get_settings
 from pipeline.sweeper import sweep
@@ -261,7 +263,21 @@ def bench_fairness(arguments: argparse.Namespace) -> dict[str, object]:
     return asdict(found)
 
 
-BENCHES = {"fairness": bench_fairness, "load": bench_load, "models": bench_models, "scaling": bench_scaling}
+def bench_web(arguments: argparse.Namespace) -> dict[str, object]:
+    """The API's answers, with and without jobs running, beside a route that does nothing."""
+    stand.empty()
+    found = web.measure_web(make_file(1_000_000), arguments.runs)
+    print(web.report(found))
+    return asdict(found)
+
+
+BENCHES = {
+    "fairness": bench_fairness,
+    "load": bench_load,
+    "models": bench_models,
+    "scaling": bench_scaling,
+    "web": bench_web,
+}
 
 
 def main() -> None:

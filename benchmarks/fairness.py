@@ -10,7 +10,8 @@ import stand
 
 from pipeline.database import transaction
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import JobView, cancel_job, view_job
+from pipeline.jobs import cancel_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.projects import ensure_project
 from schemas.enums import JobStatus, RecordType
 from schemas.options import IngestOptions

@@ -22,7 +22,7 @@ from pipeline.database import transaction
 from pipeline.embeddings import digest_text
 from pipeline.ids import new_cuids
 from pipeline.ingest.copyrows import COPY_END, COPY_START
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ensure_project, set_guidelines
 from pipeline.sample import write_guidelines_pdf

@@ -29,7 +29,7 @@ from pipeline.bonus import create_window, refresh_window, show_standings
 from pipeline.database import transaction
 from pipeline.errors import PipelineError
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import JobView
+from pipeline.jobviews import JobView
 from pipeline.migrations import prepare_database
 from pipeline.projects import ensure_project, set_guidelines
 from pipeline.sample import SampleFacts, write_guidelines_pdf, write_sample_csv

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from cli.bonus import print_standings
 from cli.output import console, format_seconds, print_table, shorten
 from pipeline.bonus import WindowStandings
-from pipeline.jobs import JobView
+from pipeline.jobviews import JobView
 from pipeline.sample import SampleFacts
 from pipeline.similarity import nearest_records
 from schemas.own import Alignment

@@ -25,7 +25,8 @@ from cli.progress import describe_counts
 from cli.wait import StrictOption, wait_for
 from pipeline.failures import count_failures, read_failures, take_up_command
 from pipeline.ingest.rejects import write_rejects
-from pipeline.jobs import JobView, cancel_job, resolve_job, retry_job, view_jobs
+from pipeline.jobs import cancel_job, retry_job
+from pipeline.jobviews import JobView, resolve_job, view_jobs
 from pipeline.projects import find_project
 from pipeline.removal import count_records, delete_job, remove_batches
 from pipeline.runner import publish_next

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from cli.output import console, errors, format_seconds, format_usd
 from pipeline.database import transaction
-from pipeline.jobs import JobView, StageProgress, view_job
+from pipeline.jobviews import JobView, StageProgress, view_job
 from schemas.enums import JobKind, JobStatus, Stage
 
 _POLL_SECONDS = 0.25

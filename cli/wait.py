@@ -7,7 +7,7 @@ import typer
 from cli.output import console, errors
 from cli.progress import describe, describe_failed, describe_skipped, describe_spent, watch_job
 from cli.services import some_workers
-from pipeline.jobs import JobView
+from pipeline.jobviews import JobView
 from schemas.enums import JobStatus
 
 WaitOption = Annotated[bool, typer.Option("--wait", help="Show progress until the job has ended.")]

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -48,7 +49,8 @@ def make_engine(url: str) -> Engine:
     """Make an engine whose sessions are known by name in pg_stat_activity."""
     return create_engine(
         sqlalchemy_url(url),
-        pool_size=2,
+        # As many as were needed at once stay open: one or two of a worker, more of the web server's threads.
+        pool_size=16,
         max_overflow=4,
         pool_pre_ping=True,
         connect_args={"application_name": "opspipe", "connect_timeout": 10},
@@ -95,6 +97,23 @@ def transaction(*, is_durable: bool = True, is_sure: bool = False) -> Iterator[S
         except DBAPIError as error:
             if number is None or not is_transient(error.orig) or not _is_committed(number):
                 raise
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """Open a session that only asks: each statement by itself, without the questions that make a transaction.
+
+    Raises:
+        TransientError: the database did not answer.
+    """
+    with translate_errors(), Session(_reader(get_engine())) as session:
+        yield session
+
+
+@lru_cache(maxsize=1)
+def _reader(engine: Engine) -> Engine:
+    """Give the engine whose statements stand by themselves; it has the same connections."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _is_committed(number: str) -> bool:

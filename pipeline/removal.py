@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from pipeline.audit import note_job
 from pipeline.database import transaction
 from pipeline.errors import InputError, NotFoundError, TransientError
-from pipeline.jobs import resolve_job
+from pipeline.jobviews import resolve_job
 from pipeline.states import lock_job
 from pipeline.uploads import remove_unused_uploads
 from schemas.enums import JobKind

@@ -4,11 +4,12 @@ import hashlib
 import hmac
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy import ColumnElement, func, or_, select, text, true, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -30,6 +31,17 @@ LONGEST_LIFE = timedelta(days=36_500)
 _USE_EVERY = timedelta(minutes=5)
 
 
+# Asked by every request, and so written as it is sent. By the clock and not now(), which stands still in a
+# transaction.
+_BEARERS = text("""
+SELECT profile.id AS profile_id, profile.email, profile.role, token.id AS token_id, token.sha256,
+    coalesce(token.last_used_at < clock_timestamp() - CAST(:use_every AS interval), true) AS is_use_due
+FROM api_tokens token JOIN profiles profile ON profile.id = token.profile_id
+WHERE token.sha256 = ANY(:wanted) AND token.revoked_at IS NULL
+    AND coalesce(token.expires_at > clock_timestamp(), true)
+""")
+
+
 @dataclass(frozen=True)
 class Bearer:
     """Whom a token stands for."""
@@ -37,6 +49,9 @@ class Bearer:
     profile_id: UUID
     email: str
     role: UserRole
+    token_id: str
+    # Whether its last use was written down long ago, or never.
+    is_use_due: bool
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,8 @@ class TokenView:
     last_used_at: datetime | None
 
 
-def _hash(token: str) -> str:
+def digest(token: str) -> str:
+    """Give what is stored of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -96,7 +112,7 @@ def make_token(session: Session, *, email: str, name: str, expires_in: timedelta
         id=new_cuid(),
         profile_id=user.id,
         name=name,
-        sha256=_hash(token),
+        sha256=digest(token),
         # By the database's clock, which `find_bearer` goes by.
         expires_at=None if expires_in is None else func.clock_timestamp() + expires_in,
     )
@@ -120,42 +136,33 @@ def ensure_first_token(session: Session) -> str | None:
 
 
 def find_bearer(session: Session, token: str) -> Bearer | None:
-    """Find whom a token stands for; None where it is unknown, expired or revoked.
+    """Find whom a token stands for; None where it is unknown, expired or revoked."""
+    wanted = digest(token)
+    return find_bearers(session, [wanted]).get(wanted)
 
-    The look-up is by hash: its time tells nothing about the token.
+
+def find_bearers(session: Session, digests: Sequence[str]) -> dict[str, Bearer]:
+    """Find whom tokens stand for, by their digests; those that are unknown, expired or revoked are left out.
+
+    The look-up is by hash: its time tells nothing about a token. A use that is due is noted by `note_use`.
     """
-    wanted = _hash(token)
-    row = session.execute(
-        select(Profile.id, Profile.email, Profile.role, ApiToken.id, ApiToken.sha256, _is_use_due())
-        .join(ApiToken, ApiToken.profile_id == Profile.id)
-        .where(ApiToken.sha256 == wanted, ApiToken.revoked_at.is_(None), ~_is_expired())
-    ).first()
-    if row is None:
-        return None
-    profile_id, email, role, token_id, sha256, is_use_due = row
-    if not hmac.compare_digest(sha256, wanted):
-        return None
-    if is_use_due:
-        _note_use(session, token_id)
-    return Bearer(profile_id, email, role)
+    rows = session.execute(_BEARERS, {"wanted": list(digests), "use_every": _USE_EVERY})
+    return {
+        wanted: Bearer(row.profile_id, row.email, UserRole(row.role), row.token_id, row.is_use_due)
+        for row in rows
+        for wanted in digests
+        if hmac.compare_digest(row.sha256, wanted)
+    }
 
 
-def _is_expired() -> ColumnElement[bool]:
-    # The clock and not now(), which stands still in a transaction.
-    return func.coalesce(ApiToken.expires_at <= func.clock_timestamp(), False)
-
-
-def _is_use_due() -> ColumnElement[bool]:
-    before = func.clock_timestamp() - _USE_EVERY
-    return or_(ApiToken.last_used_at.is_(None), ApiToken.last_used_at < before)
-
-
-def _note_use(session: Session, token_id: str) -> None:
+def note_use(session: Session, token_id: str) -> None:
     """Write down that a token is used. A request neither waits for this nor fails by it."""
     # Whose row somebody else holds is written down by the next request.
+    before = func.clock_timestamp() - _USE_EVERY
+    is_due = or_(ApiToken.last_used_at.is_(None), ApiToken.last_used_at < before)
     free = (
         select(ApiToken.id)
-        .where(ApiToken.id == token_id, _is_use_due())
+        .where(ApiToken.id == token_id, is_due)
         .with_for_update(skip_locked=True, key_share=True)
         .cte("free")
     )

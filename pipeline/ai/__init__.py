@@ -19,7 +19,7 @@ from pipeline.ai.http import InvalidAnswerError
 from pipeline.ai.loop import run
 from pipeline.ai.providers import close_providers, open_provider, require_models
 from pipeline.ai.settled import Settled, limited_work, longest_work_seconds
-from pipeline.ai.spending import Meter, list_spent, metered, read_spent
+from pipeline.ai.spending import Meter, metered, read_spent
 from pipeline.ai.tokens import OVERHEAD_TOKENS, chars_within, guess_tokens
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "embed_texts",
     "guess_tokens",
     "limited_work",
-    "list_spent",
     "longest_work_seconds",
     "metered",
     "open_provider",

@@ -84,7 +84,7 @@ class HttpServer:
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise FatalError(
                 f"{key_setting} holds a space, a line end or a letter that no key has: set it again with "
-                f"`opspipe settings set {key_setting} KEY`"
+                f"`opspipe settings set {key_setting} -`"
             )
         self._call_seconds = float(get_settings().ai_call_seconds)
         self._longest_pause = float(get_settings().ai_patience)

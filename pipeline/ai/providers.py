@@ -52,7 +52,7 @@ def _make(config: AiConfig) -> Provider:
 def _make_analyst(config: AiConfig) -> Provider:
     if config.provider == "openrouter":
         if not config.key:
-            raise FatalError("OpenRouter wants a key: set it with `opspipe settings set openrouter_key KEY`")
+            raise FatalError("OpenRouter wants a key: set it with `opspipe settings set openrouter_key -`")
         return OpenRouterProvider(config)
     return OpenAiProvider(config)
 

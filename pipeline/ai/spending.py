@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -170,18 +170,10 @@ async def record_call(model: str, usage: Usage) -> None:
 
 def read_spent(session: Session, job_id: str) -> Usage:
     """Give what a job has used so far, of all models and stages; its cost is 0 where no price was known."""
-    return list_spent(session, [job_id]).get(job_id, Usage(cost_usd=0.0))
-
-
-def list_spent(session: Session, job_ids: Sequence[str]) -> dict[str, Usage]:
-    """Give what jobs have used so far (see `read_spent`); jobs that have used nothing are left out."""
     columns = (AiUsage.call_count, AiUsage.input_tokens, AiUsage.output_tokens, AiUsage.cost_usd)
-    rows = session.execute(
-        select(AiUsage.job_id, *(func.sum(column) for column in columns))
-        .where(AiUsage.job_id.in_(job_ids))
-        .group_by(AiUsage.job_id)
-    )
-    return {row[0]: Usage(int(row[1]), int(row[2]), int(row[3]), float(row[4])) for row in rows}
+    sums = (func.coalesce(func.sum(column), 0) for column in columns)
+    row = session.execute(select(*sums).where(AiUsage.job_id == job_id)).one()
+    return Usage(int(row[0]), int(row[1]), int(row[2]), float(row[3]))
 
 
 def _add(session: Session, job_id: str, stage: str, model: str, usage: Usage) -> None:

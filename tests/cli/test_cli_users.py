@@ -16,7 +16,7 @@ from cli.output import console, errors
 from pipeline.database import transaction
 from pipeline.errors import PipelineError
 from pipeline.sample import write_guidelines_pdf
-from pipeline.tokens import find_bearer
+from pipeline.tokens import find_bearer, note_use
 from schemas.enums import UserRole
 
 ME = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
@@ -68,7 +68,8 @@ def test_a_token_with_an_end_is_made_and_listed_with_its_last_use(commands: Comm
     commands.run("token", "create", "bob@example.com")
     with transaction() as session:
         bearer = find_bearer(session, token)
-    assert bearer is not None
+        assert bearer is not None
+        note_use(session, bearer.token_id)
     assert bearer.role is UserRole.USER
     of_ann, of_bob = commands.json("token", "list")
     created, expires = (datetime.fromisoformat(of_ann[name]) for name in ("created_at", "expires_at"))

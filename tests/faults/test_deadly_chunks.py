@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pipeline.jobs import StageProgress, retry_job, view_job
+from pipeline.jobs import retry_job
+from pipeline.jobviews import StageProgress, view_job
 from pipeline.ledger import MAX_ATTEMPTS
 from pipeline.runner import publish_next
 from schemas.enums import JobStatus

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from pipeline.analyze import start_analysis
 from pipeline.database import transaction
-from pipeline.jobs import JobView, retry_job, view_job
+from pipeline.jobs import retry_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ProjectRef
 from pipeline.runner import publish_next, run_chunk

@@ -13,7 +13,8 @@ from pipeline.analyze.review import RecordText
 from pipeline.database import transaction
 from pipeline.errors import ConflictError, FatalError, InputError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, cancel_job, retry_job, view_job
+from pipeline.jobs import cancel_job, retry_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ProjectRef, set_guidelines
 from pipeline.runner import publish_next, run_chunk

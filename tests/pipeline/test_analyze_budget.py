@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from pipeline.ai import guess_tokens
 from pipeline.analyze.estimate import Estimate, measure_analysis, price_analysis
 from pipeline.errors import ConflictError
-from pipeline.jobs import JobView
+from pipeline.jobviews import JobView
 from pipeline.projects import ProjectRef
 from pipeline.runner import run_chunk
 from pipeline.settings import get_settings

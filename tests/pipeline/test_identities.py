@@ -19,7 +19,7 @@ from pipeline.ingest import load
 from pipeline.ingest.identity import digest_identity
 from pipeline.ingest.rows import Record, RowOptions, RowReader
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, view_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.migrations import downgrade, upgrade
 from pipeline.projects import ProjectRef
 from pipeline.runner import run_chunk

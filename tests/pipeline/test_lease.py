@@ -13,7 +13,8 @@ import pytest
 from pipeline.database import transaction
 from pipeline.ingest.fetched import submit_url
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import cancel_job, view_job
+from pipeline.jobs import cancel_job
+from pipeline.jobviews import view_job
 from pipeline.lease import check_lease
 from pipeline.projects import ProjectRef
 from pipeline.removal import delete_job

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from pipeline import flow, ledger
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import cancel_job, retry_job, view_job
+from pipeline.jobs import cancel_job, retry_job
+from pipeline.jobviews import view_job
 from pipeline.ledger import ChunkRef, ChunkResult, Claim, LeaseLostError, PlannedChunk
 from pipeline.sweeper import sweep
 from schemas.enums import Stage

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.ingest.check import check_file
 from pipeline.ingest.rejects import write_rejects
 from pipeline.ingest.submit import Submission, submit_csv
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.projects import ProjectRef
 from pipeline.settings import get_settings
 from pipeline.storage import get_storage

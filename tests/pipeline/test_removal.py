@@ -14,7 +14,8 @@ from pipeline.analyze import start_analysis
 from pipeline.database import transaction
 from pipeline.errors import InputError, NotFoundError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, cancel_job, view_job
+from pipeline.jobs import cancel_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import LeaseLostError
 from pipeline.projects import ProjectRef, set_guidelines
 from pipeline.removal import delete_job, remove_batches, take_lost_removals

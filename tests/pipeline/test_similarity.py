@@ -16,7 +16,7 @@ from pipeline.ai import open_provider, run
 from pipeline.database import get_engine, transaction
 from pipeline.errors import InputError, NotFoundError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.projects import ProjectRef
 from pipeline.runner import run_chunk
 from pipeline.similarity import (

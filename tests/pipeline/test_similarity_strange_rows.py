@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from pipeline.database import get_engine, transaction
 from pipeline.errors import InputError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.projects import ProjectRef
 from pipeline.similarity import (
     build_index,

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from pipeline import flow, ledger
 from pipeline.database import transaction
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.ledger import MAX_ATTEMPTS, ChunkRef
 from pipeline.runner import publish_next, run_chunk
 from pipeline.sweeper import sweep

@@ -15,7 +15,8 @@ from pipeline.errors import DuplicateError, NotFoundError
 from pipeline.ids import new_cuid
 from pipeline.ingest.rejects import write_rejects
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import cancel_job, retry_job, view_job
+from pipeline.jobs import cancel_job, retry_job
+from pipeline.jobviews import view_job
 from pipeline.projects import ensure_project
 from pipeline.runner import run_chunk
 from pipeline.settings import get_settings

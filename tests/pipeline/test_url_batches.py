@@ -15,7 +15,8 @@ from pipeline.errors import InputError
 from pipeline.ingest.fetched import MAX_FETCHES, submit_url
 from pipeline.ingest.rejects import write_rejects
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, retry_job, view_job
+from pipeline.jobs import retry_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.projects import ProjectRef
 from pipeline.runner import publish_next, run_chunk
 from pipeline.settings import get_settings

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from pipeline.database import transaction
 from pipeline.failures import list_failures
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, view_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.removal import delete_job, remove_batches
 from pipeline.runner import run_chunk

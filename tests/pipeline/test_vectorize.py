@@ -12,7 +12,8 @@ from pipeline.database import transaction
 from pipeline.embeddings import forget_gone_records
 from pipeline.errors import ConflictError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, retry_job, view_job
+from pipeline.jobs import retry_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ProjectRef
 from pipeline.runner import publish_next, run_chunk

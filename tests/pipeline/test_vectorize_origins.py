@@ -14,7 +14,8 @@ from pipeline.database import transaction
 from pipeline.embeddings import Space, enter_space, replace_space, require_space
 from pipeline.errors import ConflictError, FatalError, TransientError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, cancel_job, view_job
+from pipeline.jobs import cancel_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ProjectRef, ensure_project
 from pipeline.runner import publish_next, run_chunk

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from pipeline.analyze import start_analysis
 from pipeline.database import transaction
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import JobView, view_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.projects import ProjectRef, ensure_project, set_guidelines
 from pipeline.sample import write_guidelines_pdf
 from pipeline.settings import get_settings

@@ -13,7 +13,7 @@ from pipeline.database import transaction
 from pipeline.errors import TransientError
 from pipeline.ingest import load
 from pipeline.ingest.submit import Submission, submit_csv
-from pipeline.jobs import JobView, view_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import PLAN, ChunkRef
 from pipeline.projects import ensure_project
 from pipeline.runner import run_chunk

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.projects import ensure_project
 from pipeline.removal import delete_job, remove_batches
 from pipeline.servers import endpoints

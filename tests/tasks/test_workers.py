@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from pipeline.analyze import start_analysis
 from pipeline.database import transaction
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import JobView, cancel_job, view_job
+from pipeline.jobs import cancel_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.projects import ProjectRef, ensure_project, set_guidelines
 from pipeline.sample import RULES, write_guidelines_pdf, write_sample_csv
 from pipeline.sample.batch import KEYWORDS

@@ -14,7 +14,7 @@ from pipeline.ai.settled import TimeUpError, UnforeseenError, limited_work, work
 from pipeline.database import transaction
 from pipeline.errors import ServerError, TransientError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, view_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.runner import publish_next, run_chunk
 from schemas.enums import JobStatus

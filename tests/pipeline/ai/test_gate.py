@@ -20,7 +20,7 @@ from pipeline.ai.retries import _LONGEST_PAUSE_SECONDS, _pause
 from pipeline.database import transaction, translate_errors
 from pipeline.errors import FatalError, ServerError, TransientError
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import JobView, view_job
+from pipeline.jobviews import JobView, view_job
 from pipeline.ledger import ChunkRef
 from pipeline.probe import probe_models
 from pipeline.runner import publish_next, run_chunk

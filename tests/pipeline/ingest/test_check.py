@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from pipeline.errors import InputError
 from pipeline.ingest.check import check_file
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from schemas.enums import RecordType
 from schemas.options import IngestOptions
 

@@ -17,7 +17,7 @@ from pipeline.ingest.outcomes import Outcomes
 from pipeline.ingest.rejectfile import protect, restore
 from pipeline.ingest.rejects import write_rejects
 from pipeline.ingest.submit import Submission
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.runner import run_chunk
 from pipeline.storage import get_storage
 from schemas.enums import SkipReason

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from pipeline.analyze import start_analysis
 from pipeline.database import transaction
 from pipeline.ingest.submit import submit_csv
-from pipeline.jobs import retry_job, view_job
+from pipeline.jobs import retry_job
+from pipeline.jobviews import view_job
 from pipeline.ledger import ChunkRef
 from pipeline.projects import ensure_project
 from pipeline.runner import publish_next, run_chunk

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from pipeline.database import transaction
 from pipeline.embeddings import forget_gone_records
-from pipeline.jobs import view_job
+from pipeline.jobviews import view_job
 from pipeline.removal import delete_job, remove_batches
 from pipeline.runner import publish_next
 from pipeline.storage import get_storage
