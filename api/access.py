@@ -14,7 +14,7 @@ from werkzeug.exceptions import Forbidden, NotFound, Unauthorized
 
 from api.rates import note_guess
 from pipeline.audit import acting
-from pipeline.database import reading, transaction
+from pipeline.database import read, transaction
 from pipeline.projects import is_owner
 from pipeline.together import Together
 from pipeline.tokens import Bearer, digest, find_bearers, note_use
@@ -173,8 +173,7 @@ def _ask_for_token() -> Bearer:
 
 
 def _find_bearers(digests: Sequence[str]) -> Mapping[str, Bearer]:
-    with reading() as session:
-        return find_bearers(session, digests)
+    return read(lambda connection: find_bearers(connection, digests))
 
 
 _bearers = Together(_find_bearers)

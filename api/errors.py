@@ -20,6 +20,7 @@ from pipeline.errors import (
     PermanentError,
     PipelineError,
     ServerError,
+    StorageError,
     TooLargeError,
     TransientError,
 )
@@ -79,6 +80,9 @@ def _pipeline_error(error: PipelineError) -> tuple[Response, int]:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), _SERVER_FAULT)
     if status == _BAD_GATEWAY:
         return _envelope(status, "AI_SERVICE_ERROR", str(error), {"reason": error.code})
+    if isinstance(error, StorageError):
+        log.error("the storage fails: %s", error)
+        return _envelope(status, error.code, "uploads cannot be stored or read for now: try again later")
     if isinstance(error, TransientError):
         return _envelope(status, "DATABASE_ERROR", "the database is not available: try again shortly")
     job_id = getattr(error, "job_id", None)

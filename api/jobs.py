@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from flask import Blueprint, Response
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from api.access import require_writer
 from api.answers import progress_of, spent_of
 from api.keys import Answered, once
 from api.openapi import answers
-from pipeline.database import reading, transaction
+from pipeline.database import read, transaction
 from pipeline.errors import NotFoundError
 from pipeline.ingest.rejects import write_rejects
 from pipeline.jobs import cancel_job, retry_job
@@ -67,9 +68,10 @@ def job_status(query: StatusQuery) -> IngestStatus:
 
 
 def _find_views(job_ids: Sequence[str]) -> Mapping[str, JobView]:
-    with reading() as session:
-        views = view_jobs(session, JobKind.INGEST, ids=job_ids, limit=len(job_ids))
-    return {view.id: view for view in views}
+    def ask(connection: Connection) -> list[JobView]:
+        return view_jobs(connection, JobKind.INGEST, ids=job_ids, limit=len(job_ids))
+
+    return {view.id: view for view in read(ask)}
 
 
 # Asked for by everybody who waits for a job.

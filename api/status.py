@@ -6,13 +6,14 @@ from flask import Blueprint
 from sqlalchemy import text
 
 from api.openapi import answers
-from pipeline.database import reading
+from pipeline.database import read
 from pipeline.errors import PipelineError
 from schemas.bodies import StatusAnswer
 from tasks.workers import WorkerCount
 
 blueprint = Blueprint("status", __name__)
 _workers = WorkerCount()
+_ASK = text("SELECT 1")
 
 
 @blueprint.get("/api/status")
@@ -33,8 +34,7 @@ def status() -> tuple[StatusAnswer, int]:
 
 def _database_answers() -> bool:
     try:
-        with reading() as session:
-            session.execute(text("SELECT 1"))
+        read(lambda connection: connection.execute(_ASK))
     except PipelineError:
         return False
     return True

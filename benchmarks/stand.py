@@ -41,8 +41,7 @@ def servers() -> Iterator[None]:
         prepare_database()
         yield
     finally:
-        database.get_engine().dispose()
-        database.forget_engine()
+        database.forget_engine(close=True)
         release()
         shutil.rmtree(HOME, ignore_errors=True)
 

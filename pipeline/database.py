@@ -5,11 +5,10 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -38,6 +37,8 @@ _STATUS = text("SELECT pg_xact_status(CAST(:number AS xid8))")
 _DO_NOT_WAIT = text("SET LOCAL synchronous_commit = off")
 
 _engine: Engine | None = None
+# Of those who only ask.
+_reader: Engine | None = None
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -45,15 +46,15 @@ def sqlalchemy_url(url: str) -> str:
     return "postgresql+psycopg://" + url.split("://", 1)[1]
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401 - as create_engine has them
     """Make an engine whose sessions are known by name in pg_stat_activity."""
     return create_engine(
         sqlalchemy_url(url),
         # As many as were needed at once stay open: one or two of a worker, more of the web server's threads.
         pool_size=16,
         max_overflow=4,
-        pool_pre_ping=True,
         connect_args={"application_name": "opspipe", "connect_timeout": 10},
+        **options,
     )
 
 
@@ -61,16 +62,47 @@ def get_engine() -> Engine:
     """Give the process's engine, made at first use: from the given URL or of the embedded server."""
     global _engine  # noqa: PLW0603 - one engine a process is the point
     if _engine is None:
-        _engine = make_engine(endpoints().database_url)
+        _engine = make_engine(endpoints().database_url, pool_pre_ping=True)
     return _engine
 
 
-def forget_engine() -> None:
-    """Leave the parent's connections alone after a fork: a shared one mixes up answers."""
-    global _engine  # noqa: PLW0603 - see get_engine
-    if _engine is not None:
-        _engine.dispose(close=False)
-        _engine = None
+def forget_engine(*, close: bool = False) -> None:
+    """Begin with new connections.
+
+    Args:
+        close: close those that were. After a fork they are the parent's and left alone: a shared one mixes up
+            answers.
+    """
+    global _engine, _reader  # noqa: PLW0603 - see get_engine
+    for engine in (_engine, _reader):
+        if engine is not None:
+            engine.dispose(close=close)
+    _engine = _reader = None
+
+
+def read(question: Callable[[Connection], T]) -> T:
+    """Ask what one statement answers, without what a transaction costs beside: for who asks often.
+
+    Args:
+        question: asked with a connection of which each statement stands by itself; asked again where the
+            connection turns out to have been closed since its last use.
+
+    Raises:
+        TransientError: the database did not answer.
+    """
+    global _reader  # noqa: PLW0603 - see get_engine
+    if _reader is None:
+        _reader = make_engine(endpoints().database_url, isolation_level="AUTOCOMMIT")
+    with translate_errors():
+        try:
+            with _reader.connect() as connection:
+                return question(connection)
+        except DBAPIError as error:
+            # With one all of the pool are given up, so that the next one is new.
+            if not error.connection_invalidated:
+                raise
+        with _reader.connect() as connection:
+            return question(connection)
 
 
 @contextmanager
@@ -97,23 +129,6 @@ def transaction(*, is_durable: bool = True, is_sure: bool = False) -> Iterator[S
         except DBAPIError as error:
             if number is None or not is_transient(error.orig) or not _is_committed(number):
                 raise
-
-
-@contextmanager
-def reading() -> Iterator[Session]:
-    """Open a session that only asks: each statement by itself, without the questions that make a transaction.
-
-    Raises:
-        TransientError: the database did not answer.
-    """
-    with translate_errors(), Session(_reader(get_engine())) as session:
-        yield session
-
-
-@lru_cache(maxsize=1)
-def _reader(engine: Engine) -> Engine:
-    """Give the engine whose statements stand by themselves; it has the same connections."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _is_committed(number: str) -> bool:

@@ -44,6 +44,12 @@ class ServerError(TransientError):
         self.status = status
 
 
+class StorageError(TransientError):
+    """Uploads cannot be read or written for the moment."""
+
+    code = "STORAGE_ERROR"
+
+
 class PermanentError(PipelineError):
     """This input will never work."""
 

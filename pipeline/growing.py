@@ -10,6 +10,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.errors import StorageError
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Write to the storage in this block.
+
+    Raises:
+        StorageError: it takes no more, as a disk that is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the storage takes no more: {error.strerror}") from error
+
 
 class GrowingFile:
     """An open file whose lock holds for all threads and processes, and ends with them however they end."""
@@ -55,15 +70,25 @@ class GrowingFile:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def append(self, block: bytes) -> None:
-        """Write a block to the end, all of it or as much as the disk takes before it says so."""
-        self._file.seek(0, os.SEEK_END)
-        left = memoryview(block)
-        while left:
-            left = left[self._file.write(left) :]
+        """Write a block to the end, all of it or as much as the disk takes before it says so.
+
+        Raises:
+            StorageError: it takes no more.
+        """
+        with writing():
+            self._file.seek(0, os.SEEK_END)
+            left = memoryview(block)
+            while left:
+                left = left[self._file.write(left) :]
 
     def sync(self) -> None:
-        """See that what is there outlives a crash of the machine."""
-        os.fsync(self._file.fileno())
+        """See that what is there outlives a crash of the machine.
+
+        Raises:
+            StorageError: it does not take it.
+        """
+        with writing():
+            os.fsync(self._file.fileno())
 
     def touch(self) -> None:
         """Make it a file that was written just now."""

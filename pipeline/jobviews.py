@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import TextClause, literal, select, text, union_all
+from sqlalchemy import Connection, TextClause, literal, select, text, union_all
 from sqlalchemy.orm import Session
 
 from pipeline.ai import Usage
@@ -158,7 +158,7 @@ def view_job(session: Session, job_id: str) -> JobView:
 
 
 def view_jobs(
-    session: Session,
+    session: Session | Connection,
     kind: JobKind,
     *,
     ids: Sequence[str] | None = None,

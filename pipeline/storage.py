@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
-from pipeline.errors import FatalError, TooLargeError, TransientError
-from pipeline.growing import GrowingFile
+from pipeline.errors import FatalError, StorageError, TooLargeError
+from pipeline.growing import GrowingFile, writing
 from pipeline.settings import Settings, get_settings
 
 _BLOCK = 1024 * 1024
@@ -60,8 +60,9 @@ class IncomingFile(ArrivedFile):
     """
 
     def __init__(self, folder: Path, *, max_bytes: int | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=INCOMING_PREFIX)
+        with writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=folder, prefix=INCOMING_PREFIX)
         self._path, self._sink = Path(name), os.fdopen(handle, "wb")
         self._max_bytes = max_bytes
         self._digest, self._size = hashlib.sha256(), 0
@@ -76,20 +77,27 @@ class IncomingFile(ArrivedFile):
 
         Raises:
             TooLargeError: with it there are more than `max_bytes` bytes.
+            StorageError: the storage takes no more, as a disk that is full.
         """
         self._size += len(block)
         if self._max_bytes is not None and self._size > self._max_bytes:
             raise TooLargeError(too_large(self._max_bytes))
         self._digest.update(block)
-        self._sink.write(block)
+        with writing():
+            self._sink.write(block)
 
     def store_as(self, key: str) -> StoredFile:
-        """Put the file under `key`, durably; what is stored there is replaced."""
-        self._sink.flush()
-        os.fsync(self._sink.fileno())
-        self._sink.close()
-        self._path.replace(self._path.with_name(key))
-        _sync_folder(self._path.parent)
+        """Put the file under `key`, durably; what is stored there is replaced.
+
+        Raises:
+            StorageError: the storage takes no more.
+        """
+        with writing():
+            self._sink.flush()
+            os.fsync(self._sink.fileno())
+            self._sink.close()
+            self._path.replace(self._path.with_name(key))
+            _sync_folder(self._path.parent)
         return StoredFile(key, self._size, self._digest.hexdigest())
 
     def open(self) -> BinaryIO:
@@ -132,6 +140,7 @@ class FileStorage:
 
         Raises:
             TooLargeError: the stream has more than `max_bytes` bytes.
+            StorageError: the storage takes no more.
         """
         with self.begin(max_bytes=max_bytes) as incoming:
             while block := source.read(_BLOCK):
@@ -151,7 +160,7 @@ class FileStorage:
 
         Raises:
             FatalError: the file is gone.
-            TransientError: the storage cannot be read for the moment.
+            StorageError: the storage cannot be read for the moment.
         """
         with self._opening(key) as path:
             return path.open("rb")
@@ -161,7 +170,7 @@ class FileStorage:
 
         Raises:
             FatalError: the file is gone.
-            TransientError: the storage cannot be read for the moment.
+            StorageError: the storage cannot be read for the moment.
         """
         with self._opening(key) as path:
             return GrowingFile(path)
@@ -173,24 +182,24 @@ class FileStorage:
         except FileNotFoundError:
             # Without its folder it is the storage that is away, as where a share is not mounted.
             if not self._folder.is_dir():
-                raise TransientError(f"the storage {self._folder} is not there") from None
+                raise StorageError(f"the storage {self._folder} is not there") from None
             raise FatalError(f"the upload {key} is no longer in storage: submit the file again") from None
         except OSError as error:
-            raise TransientError(f"the upload {key} cannot be read for the moment: {error}") from error
+            raise StorageError(f"the upload {key} cannot be read for the moment: {error}") from error
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Read the bytes from `start` up to, not including, `end`.
 
         Raises:
             FatalError: the file is gone or shorter than it was.
-            TransientError: the storage cannot be read for the moment.
+            StorageError: the storage cannot be read for the moment.
         """
         with self.open(key) as source:
             try:
                 source.seek(start)
                 data = source.read(end - start)
             except OSError as error:
-                raise TransientError(f"the upload {key} cannot be read for the moment: {error}") from error
+                raise StorageError(f"the upload {key} cannot be read for the moment: {error}") from error
         if len(data) != end - start:
             raise FatalError(f"the upload {key} ends before byte {end}: submit the file again")
         return data

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, text, true, update
+from sqlalchemy import ColumnElement, Connection, func, or_, select, text, true, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -141,7 +141,7 @@ def find_bearer(session: Session, token: str) -> Bearer | None:
     return find_bearers(session, [wanted]).get(wanted)
 
 
-def find_bearers(session: Session, digests: Sequence[str]) -> dict[str, Bearer]:
+def find_bearers(session: Session | Connection, digests: Sequence[str]) -> dict[str, Bearer]:
     """Find whom tokens stand for, by their digests; those that are unknown, expired or revoked are left out.
 
     The look-up is by hash: its time tells nothing about a token. A use that is due is noted by `note_use`.

@@ -55,8 +55,7 @@ def servers() -> Iterator[None]:
             patch.setattr("pipeline.ledger.conditions.back_since", lambda: literal(_LONG_AGO))
             yield
     finally:
-        database.get_engine().dispose()
-        database.forget_engine()
+        database.forget_engine(close=True)
         release()
 
 

@@ -1,6 +1,7 @@
 """Files sent as multipart forms: straight into storage, in any order; odd forms are told what is wrong."""
 
 import random
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -230,3 +231,19 @@ def test_forms_broken_at_random_are_no_unforeseen_error(admin: Client, project_i
         answer = send(admin, bytes(broken), end=b"")
         assert answer.status in {202, 400, 404, 409}, (answer, bytes(broken))
     assert not [path for path in stored(folder) if path.name.startswith(".")]
+
+
+def test_a_storage_that_is_full_is_told_and_nothing_is_left(
+    admin: Client, project_id: str, folder: Path, session: Session
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file of this process may grow larger, as on a disk that is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        answer = send(admin, *known(project_id), file(CSV + b"3,the third\n" * 200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (answer.status, answer.body["code"]) == (503, "STORAGE_ERROR")
+    assert str(folder) not in str(answer.body)
+    assert stored(folder) == []
+    assert session.scalar(text("SELECT count(*) FROM ingest_jobs")) == 0

@@ -275,8 +275,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(part)
 
 
-def _complaints(session: Session, wanted: RecordFilter, **options: Any) -> list[str]:  # noqa: ANN401 - see list_records
-    """Explain what a listing asks; tell what in its plans takes the longer the more records there are."""
+def _plan(session: Session, wanted: RecordFilter, **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - see list_records
+    """Explain what a listing asks."""
     with _unanswered() as noted, pytest.raises(_AskedError) as asked:
         list_records(session, wanted, **options)
     statement, parameters = asked.value.args
@@ -286,8 +286,13 @@ def _complaints(session: Session, wanted: RecordFilter, **options: Any) -> list[
         connection.exec_driver_sql(*settings)
         (plans,) = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalars()
         savepoint.rollback()
+    return list(_nodes(plans[0]["Plan"]))
+
+
+def _complaints(session: Session, wanted: RecordFilter, **options: Any) -> list[str]:  # noqa: ANN401 - see list_records
+    """Tell what in the plans of a listing takes the longer the more records there are."""
     found = []
-    for node in _nodes(plans[0]["Plan"]):
+    for node in _plan(session, wanted, **options):
         kind, below = node["Node Type"], node.get("Plans", [{}])[0].get("Plan Rows", 0)
         if kind == "Seq Scan" or ("Sort" in kind and below > _SORTED_ROWS):
             found.append(f"{kind} of {node.get('Relation Name', below)}: {wanted} {options}")
@@ -327,6 +332,18 @@ def test_every_filter_and_order_goes_by_an_index(session: Session, project: Proj
     ]
     assert complaints == []
     assert len(filters) * len(cursors) * 2 == 1_728
+    # Without them some listing would take the longer the more records there are.
+    for index in ("idx_record_created", "idx_alignments_score"):
+        with session.begin_nested() as savepoint:
+            session.execute(text(f"DROP INDEX {index}"))
+            assert any(
+                _complaints(session, wanted, sort_by=order, limit=50)
+                for wanted, order in product(filters, RecordOrder)
+            ), index
+            savepoint.rollback()
+    # Without this one a project's would take the longer the more records others have.
+    plan = _plan(session, RecordFilter(small), sort_by=RecordOrder.CREATED_AT, limit=50)
+    assert "idx_record_project_created" in {node.get("Index Name") for node in plan}
 
 
 def test_a_search_that_takes_too_long_is_ended_and_says_how_to_ask(

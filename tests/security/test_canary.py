@@ -110,18 +110,25 @@ def seen() -> Seen:
 
 
 @pytest.fixture
-def canaries(monkeypatch: pytest.MonkeyPatch) -> Canaries:
+def canaries() -> Iterator[Canaries]:
     """Secrets of the environment, for this process and all that it starts."""
     made = Canaries()
-    monkeypatch.setenv("OPSPIPE_SECRET_KEY", made.make("old secret key", "secret-"))
-    monkeypatch.setenv("OPSPIPE_CHUNK_ROWS", "20")
-    monkeypatch.setenv("OPSPIPE_EMBED_BATCH", "10")
-    monkeypatch.setenv("OPSPIPE_METRICS", "true")
-    monkeypatch.setenv("AI_KEY", made.make("AI_KEY"))
-    monkeypatch.setenv("OPSPIPE_PORT", str(free_port()))
-    monkeypatch.setenv("OPSPIPE_FLOWER_PORT", str(free_port()))
+    environment = {
+        "OPSPIPE_SECRET_KEY": made.make("old secret key", "secret-"),
+        "OPSPIPE_CHUNK_ROWS": "20",
+        "OPSPIPE_EMBED_BATCH": "10",
+        "OPSPIPE_METRICS": "true",
+        "AI_KEY": made.make("AI_KEY"),
+        "OPSPIPE_PORT": str(free_port()),
+        "OPSPIPE_FLOWER_PORT": str(free_port()),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        get_settings.cache_clear()
+        yield made
+    # The tests that come after this one have their own.
     get_settings.cache_clear()
-    return made
 
 
 @pytest.fixture
@@ -166,14 +173,15 @@ def test_no_secret_is_seen_anywhere(  # noqa: PLR0915, PLR0917 - one run from en
     messages: None,  # noqa: ARG001 - it must listen
     command: Callable[..., int],
     wait: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     session.rollback()
     key, second = canaries.make("openrouter_key"), canaries.make("embedding_key")
     # Given on the command line, it would be seen in the list of processes.
     assert command("settings", "set", "openrouter_key", "-", given=f"{key}\n") == 0
-    monkeypatch.setenv("OPSPIPE_SECRET_KEY", canaries.make("secret key", "secret-"))
+    os.environ["OPSPIPE_SECRET_KEY"] = canaries.make(
+        "secret key", "secret-"
+    )
     get_settings.cache_clear()
     old = canaries.by_name["old secret key"]
     assert command("settings", "rotate-key", "-", given=old) == 0
