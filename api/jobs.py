@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from flask import Blueprint, Response
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from api.access import require_writer
@@ -68,10 +67,8 @@ def job_status(query: StatusQuery) -> IngestStatus:
 
 
 def _find_views(job_ids: Sequence[str]) -> Mapping[str, JobView]:
-    def ask(connection: Connection) -> list[JobView]:
-        return view_jobs(connection, JobKind.INGEST, ids=job_ids, limit=len(job_ids))
-
-    return {view.id: view for view in read(ask)}
+    views = read(lambda asked: view_jobs(asked, JobKind.INGEST, ids=job_ids, limit=len(job_ids)))
+    return {view.id: view for view in views}
 
 
 # Asked for by everybody who waits for a job.

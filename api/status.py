@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 
 from flask import Blueprint
-from sqlalchemy import text
 
 from api.openapi import answers
 from pipeline.database import read
@@ -13,7 +12,6 @@ from tasks.workers import WorkerCount
 
 blueprint = Blueprint("status", __name__)
 _workers = WorkerCount()
-_ASK = text("SELECT 1")
 
 
 @blueprint.get("/api/status")
@@ -34,7 +32,7 @@ def status() -> tuple[StatusAnswer, int]:
 
 def _database_answers() -> bool:
     try:
-        read(lambda connection: connection.execute(_ASK))
+        read(lambda connection: connection.execute("SELECT 1"))
     except PipelineError:
         return False
     return True

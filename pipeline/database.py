@@ -5,10 +5,10 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -80,8 +80,8 @@ def forget_engine(*, close: bool = False) -> None:
     _engine = _reader = None
 
 
-def read(question: Callable[[Connection], T]) -> T:
-    """Ask what one statement answers, without what a transaction costs beside: for who asks often.
+def read(question: Callable[[psycopg.Connection[Any]], T]) -> T:
+    """Ask what one statement answers, by the driver alone: for what is asked with each request.
 
     Args:
         question: asked with a connection of which each statement stands by itself; asked again where the
@@ -95,14 +95,34 @@ def read(question: Callable[[Connection], T]) -> T:
         _reader = make_engine(endpoints().database_url, isolation_level="AUTOCOMMIT")
     with translate_errors():
         try:
-            with _reader.connect() as connection:
-                return question(connection)
-        except DBAPIError as error:
-            # With one all of the pool are given up, so that the next one is new.
-            if not error.connection_invalidated:
-                raise
-        with _reader.connect() as connection:
-            return question(connection)
+            return _ask(_reader, question)
+        except _LostError:
+            # What closed it, as a restart of the server, has closed the others too.
+            _reader.dispose()
+        try:
+            return _ask(_reader, question)
+        except _LostError as error:
+            raise TransientError(f"the database did not answer: {one_line(error.__cause__)}") from error
+
+
+class _LostError(Exception):
+    """The connection is closed; the cause says why."""
+
+
+def _ask(reader: Engine, question: Callable[[psycopg.Connection[Any]], T]) -> T:
+    pooled = reader.raw_connection()
+    connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+    try:
+        return question(connection)
+    except psycopg.Error as error:
+        if connection.closed:
+            raise _LostError from error
+        raise
+    finally:
+        # One that is closed is not kept.
+        if connection.closed:
+            pooled.invalidate()
+        pooled.close()
 
 
 @contextmanager

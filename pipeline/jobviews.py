@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, literal, select, text, union_all
+import psycopg
+from sqlalchemy import literal, select, union_all
 from sqlalchemy.orm import Session
 
 from pipeline.ai import Usage
+from pipeline.database import driver_connection
 from pipeline.errors import NotFoundError
 from pipeline.states import ENDED
 from schemas.enums import JobKind, JobStatus, RecordType, Stage
@@ -44,12 +46,12 @@ SELECT job.id, job."projectId", project.name, job.status, job.error, job."create
 FROM {table} job JOIN projects project ON project.id = job."projectId"
 WHERE {meant}
 ORDER BY job."createdAt" DESC, job.id DESC
-LIMIT :limit
+LIMIT %(limit)s
 """
-_BY_IDS, _BY_PROJECT, _ALL = "job.id = ANY(:ids)", 'job."projectId" = :project_id', "true"
+_BY_IDS, _BY_PROJECT, _ALL = "job.id = ANY(%(ids)s)", 'job."projectId" = %(project_id)s', "true"
 # Made once: to build a statement of this size anew takes longer than to answer it.
-_QUESTIONS: dict[tuple[JobKind, str], TextClause] = {
-    (kind, meant): text(_QUESTION.format(table=table, own=own, meant=meant))
+_QUESTIONS = {
+    (kind, meant): _QUESTION.format(table=table, own=own, meant=meant).encode()
     for kind, (table, own) in _OWN.items()
     for meant in (_BY_IDS, _BY_PROJECT, _ALL)
 }
@@ -158,7 +160,7 @@ def view_job(session: Session, job_id: str) -> JobView:
 
 
 def view_jobs(
-    session: Session | Connection,
+    session: Session | psycopg.Connection[Any],
     kind: JobKind,
     *,
     ids: Sequence[str] | None = None,
@@ -168,7 +170,7 @@ def view_jobs(
     """List jobs of one kind, newest first, all from one snapshot.
 
     Args:
-        session: the transaction to ask in.
+        session: the transaction to ask in, or a connection of the driver.
         kind: which kind.
         ids: only these, by their whole ids.
         project_id: or only those of this project.
@@ -178,9 +180,10 @@ def view_jobs(
     if ids is not None:
         meant = _BY_IDS
     values = {"ids": None if ids is None else list(ids), "project_id": project_id, "limit": limit}
-    question = _QUESTIONS[kind, meant]
-    wanted = {name: value for name, value in values.items() if f":{name}" in question.text}
-    return [_view(kind, tuple(row)) for row in session.execute(question, wanted)]
+    if isinstance(session, Session):
+        session.flush()
+        session = driver_connection(session)
+    return [_view(kind, row) for row in session.execute(_QUESTIONS[kind, meant], values)]
 
 
 def _view(kind: JobKind, row: Sequence[Any]) -> JobView:

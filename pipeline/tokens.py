@@ -7,14 +7,16 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select, text, true, update
+import psycopg
+from sqlalchemy import ColumnElement, func, or_, select, true, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pipeline.audit import note
-from pipeline.database import one_line
+from pipeline.database import driver_connection, one_line
 from pipeline.errors import InputError, NotFoundError
 from pipeline.ids import new_cuid
 from pipeline.users import create_user, find_user
@@ -33,13 +35,13 @@ _USE_EVERY = timedelta(minutes=5)
 
 # Asked by every request, and so written as it is sent. By the clock and not now(), which stands still in a
 # transaction.
-_BEARERS = text("""
-SELECT profile.id AS profile_id, profile.email, profile.role, token.id AS token_id, token.sha256,
-    coalesce(token.last_used_at < clock_timestamp() - CAST(:use_every AS interval), true) AS is_use_due
+_BEARERS = b"""
+SELECT token.sha256, profile.id, profile.email, profile.role, token.id,
+    coalesce(token.last_used_at < clock_timestamp() - %(use_every)s, true)
 FROM api_tokens token JOIN profiles profile ON profile.id = token.profile_id
-WHERE token.sha256 = ANY(:wanted) AND token.revoked_at IS NULL
+WHERE token.sha256 = ANY(%(wanted)s) AND token.revoked_at IS NULL
     AND coalesce(token.expires_at > clock_timestamp(), true)
-""")
+"""
 
 
 @dataclass(frozen=True)
@@ -137,21 +139,22 @@ def ensure_first_token(session: Session) -> str | None:
 
 def find_bearer(session: Session, token: str) -> Bearer | None:
     """Find whom a token stands for; None where it is unknown, expired or revoked."""
+    session.flush()
     wanted = digest(token)
-    return find_bearers(session, [wanted]).get(wanted)
+    return find_bearers(driver_connection(session), [wanted]).get(wanted)
 
 
-def find_bearers(session: Session | Connection, digests: Sequence[str]) -> dict[str, Bearer]:
+def find_bearers(connection: psycopg.Connection[Any], digests: Sequence[str]) -> dict[str, Bearer]:
     """Find whom tokens stand for, by their digests; those that are unknown, expired or revoked are left out.
 
     The look-up is by hash: its time tells nothing about a token. A use that is due is noted by `note_use`.
     """
-    rows = session.execute(_BEARERS, {"wanted": list(digests), "use_every": _USE_EVERY})
+    rows = connection.execute(_BEARERS, {"wanted": list(digests), "use_every": _USE_EVERY})
     return {
-        wanted: Bearer(row.profile_id, row.email, UserRole(row.role), row.token_id, row.is_use_due)
-        for row in rows
+        wanted: Bearer(profile_id, email, UserRole(role), token_id, is_use_due)
+        for sha256, profile_id, email, role, token_id, is_use_due in rows
         for wanted in digests
-        if hmac.compare_digest(row.sha256, wanted)
+        if hmac.compare_digest(sha256, wanted)
     }
 
 

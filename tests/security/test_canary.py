@@ -179,9 +179,7 @@ def test_no_secret_is_seen_anywhere(  # noqa: PLR0915, PLR0917 - one run from en
     key, second = canaries.make("openrouter_key"), canaries.make("embedding_key")
     # Given on the command line, it would be seen in the list of processes.
     assert command("settings", "set", "openrouter_key", "-", given=f"{key}\n") == 0
-    os.environ["OPSPIPE_SECRET_KEY"] = canaries.make(
-        "secret key", "secret-"
-    )
+    os.environ["OPSPIPE_SECRET_KEY"] = canaries.make("secret key", "secret-")
     get_settings.cache_clear()
     old = canaries.by_name["old secret key"]
     assert command("settings", "rotate-key", "-", given=old) == 0
