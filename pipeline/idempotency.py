@@ -15,10 +15,11 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline.database import transaction
-from pipeline.errors import DuplicateError, InputError, KeyTakenError
+from pipeline.errors import DuplicateError, InputError, KeyTakenError, NotFoundError
 from schemas.own import IdempotencyKey
 
 # Older keys count as absent.
@@ -76,6 +77,7 @@ def claim_key(session: Session, job_id: str) -> None:
 
     Raises:
         KeyTakenError: the key names a job already; the transaction is to be rolled back.
+        NotFoundError: who asks was deleted meanwhile.
     """
     request = _current.get()
     if request is None:
@@ -88,7 +90,7 @@ def claim_key(session: Session, job_id: str) -> None:
         "answer": null(),
         "created_at": func.now(),
     }
-    claimed = session.scalar(
+    claim = (
         upsert(IdempotencyKey)
         .values(profile_id=request.profile_id, key=request.key, **anew)
         .on_conflict_do_update(
@@ -98,6 +100,10 @@ def claim_key(session: Session, job_id: str) -> None:
         )
         .returning(IdempotencyKey.job_id)
     )
+    try:
+        claimed = session.scalar(claim)
+    except IntegrityError as error:
+        raise NotFoundError("the user whose token this is was deleted at this moment") from error
     if claimed is None:
         is_meant = _is_key(request.profile_id, request.key)
         earlier = session.scalar(select(IdempotencyKey.job_id).where(is_meant))

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from pipeline import idempotency
 from pipeline.analyze import start_analysis, start_due_analyses
 from pipeline.database import get_engine, transaction
-from pipeline.errors import ConflictError, DuplicateError, InputError, KeyTakenError
+from pipeline.errors import ConflictError, DuplicateError, InputError, KeyTakenError, NotFoundError
 from pipeline.idempotency import Answer, claim_key, find_answer, keep_answer, keyed, remove_old_keys
 from pipeline.ingest.fetched import submit_url
 from pipeline.ingest.submit import Submission, submit_csv
@@ -315,3 +315,14 @@ def test_upkeep_removes_keys_of_yesterday_batch_by_batch(
     assert list(session.scalars(text("SELECT key FROM idempotency_keys"))) == ["new"]
     session.rollback()
     assert remove_old_keys(datetime.now(UTC) + timedelta(hours=25)) == 1
+
+
+def test_who_was_deleted_meanwhile_makes_no_job_and_is_told_so(
+    session: Session, guided: ProjectRef, ann: UUID
+) -> None:
+    delete_user(session, ann)
+    session.commit()
+    before = jobs(session)
+    with keyed(ann, "k", SHA, ROUTE), pytest.raises(NotFoundError, match="was deleted at this moment"):
+        _submit_csv(guided.id)
+    assert jobs(session) == before
