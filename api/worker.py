@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 # A head is a few hundred bytes: who takes longer for one does it on purpose, or is gone.
@@ -32,8 +33,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         finally:
             self._heads_due.pop(conn, None)
         if stays is False:
-            # Here it holds up nobody else; what gunicorn does about it afterwards finds it closed.
-            conn.close(graceful=True)
+            # Here it holds up nobody else. gunicorn closes it afterwards, and finds nothing to wait for.
+            with suppress(OSError):
+                close_graceful(conn.sock.dup())
+                conn.sock.shutdown(socket.SHUT_RDWR)
         return stays
 
     def handle_request(self, req: object, conn: TConn) -> object:

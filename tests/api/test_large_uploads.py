@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -141,3 +142,19 @@ def test_a_body_of_no_announced_length_is_refused_when_it_becomes_too_large(
     sender.server.start(OPSPIPE_MAX_UPLOAD_BYTES=str(4 * MIB))
     assert send(sender, rows(5 * MIB)) == 413
     assert list(uploads.iterdir()) == []
+
+
+def test_what_is_under_way_when_the_server_is_asked_to_stop_is_answered(sender: Sender) -> None:
+    body = b"".join(form(sender.project_id, iter([b"id,prompt\n1,tell a story\n"])))
+    head = (
+        f"POST /api/ingest/csv HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {sender.token}\r\n"
+        f"Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", sender.server.port), timeout=60) as line:
+        line.sendall(head.encode() + body[:50])
+        time.sleep(0.5)
+        sender.server.ask_to_stop()
+        time.sleep(1)
+        line.sendall(body[50:])
+        assert line.recv(1000).startswith(b"HTTP/1.1 202")
+    sender.server.kill()

@@ -70,6 +70,11 @@ class WebServer:
         (found,) = psutil.Process(self._process.pid).children()
         return found
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end as `opspipe up` does: it answers what is under way."""
+        assert self._process is not None
+        self._process.terminate()
+
     def kill(self) -> None:
         """End all of it as a crash of the machine would."""
         if self._process is not None:
