@@ -3,22 +3,27 @@
 The roles are those of contract.md, section 5. A route that is not in the table is closed to everybody.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
 from flask import Flask, g, request
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import Forbidden, NotFound, Unauthorized
 
 from api.rates import note_guess
 from pipeline.audit import acting
 from pipeline.database import read, transaction
+from pipeline.errors import TransientError
 from pipeline.projects import is_owner
 from pipeline.together import Together
 from pipeline.tokens import Bearer, digest, find_bearers, note_use
 from schemas.enums import UserRole
+
+log = logging.getLogger(__name__)
 
 # What a role may do, its own and that of every role before it.
 _ORDER = (UserRole.PENDING, UserRole.USER, UserRole.MANAGER, UserRole.ADMIN)
@@ -167,9 +172,17 @@ def _ask_for_token() -> Bearer:
         note_guess()
         raise Unauthorized("the token is unknown, expired or revoked")
     if found.is_use_due:
-        with transaction() as session:
-            note_use(session, found.token_id)
+        _note_use(found.token_id)
     return found
+
+
+def _note_use(token_id: str) -> None:
+    try:
+        with transaction(is_durable=False) as session:
+            note_use(session, token_id)
+    except (TransientError, SQLAlchemyError) as error:
+        # The request is answered all the same: the next one writes it down.
+        log.warning("the use of token %s is not written down: %s", token_id, error)
 
 
 def _find_bearers(digests: Sequence[str]) -> Mapping[str, Bearer]:

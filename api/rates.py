@@ -87,11 +87,17 @@ class Rates:
     def _count(self, rate: RateLimitItem, *who: str) -> int:
         """Count one; gives after how many seconds another one may come, 0 where this one may."""
         if self._shared is not None and time.monotonic() >= self._is_away_until:
+            if self._is_away_until:
+                # One looks whether it is back, and the others do not wait for that.
+                self._is_away_until = time.monotonic() + _AWAY_SECONDS
             try:
-                return _count_by(self._shared, rate, *who)
+                seconds = _count_by(self._shared, rate, *who)
             except StorageError as error:
                 log.warning("requests are counted in each web process by itself: %s", error)
                 self._is_away_until = time.monotonic() + _AWAY_SECONDS
+            else:
+                self._is_away_until = 0.0
+                return seconds
         return _count_by(self._own, rate, *who)
 
 

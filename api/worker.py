@@ -44,11 +44,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._heads_due.pop(conn, None)
         return super().handle_request(req, conn)
 
+    def finish_request(self, conn: TConn, fs: object) -> None:
+        """Do what follows a request, in the thread that takes connections."""
+        if conn.sock.fileno() == -1:
+            # An answer that broke off was closed with it. gunicorn would close it again, fail, and count it
+            # as two that have gone, until it knew of none that it has to wait for.
+            self.nr_conns -= 1
+            return
+        super().finish_request(conn, fs)
+
     def murder_pending(self) -> None:
         """Cut off who is overdue; gunicorn asks once a second."""
         super().murder_pending()
         now = time.monotonic()
-        for conn, due in list(self._heads_due.items()):
+        for conn, due in self._heads_due.copy().items():
             if due < now:
                 # Whoever reads from it is told that it has ended.
                 with suppress(OSError):

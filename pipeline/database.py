@@ -3,13 +3,14 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from pipeline.errors import TransientError
@@ -36,6 +37,15 @@ _NUMBER = text("SELECT CAST(pg_current_xact_id() AS text)")
 _STATUS = text("SELECT pg_xact_status(CAST(:number AS xid8))")
 _DO_NOT_WAIT = text("SET LOCAL synchronous_commit = off")
 
+_CONNECT: Mapping[str, Any] = {"application_name": "opspipe", "connect_timeout": 10}
+# Of who only asks, and whom others wait for: that a line is dead is noticed within seconds.
+_WATCHED = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 _engine: Engine | None = None
 # Of those who only ask.
 _reader: Engine | None = None
@@ -46,14 +56,20 @@ def sqlalchemy_url(url: str) -> str:
     return "postgresql+psycopg://" + url.split("://", 1)[1]
 
 
-def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401 - as create_engine has them
-    """Make an engine whose sessions are known by name in pg_stat_activity."""
+def make_engine(url: str, *, connect: Mapping[str, Any] | None = None, **options: Any) -> Engine:  # noqa: ANN401 - as create_engine has them
+    """Make an engine whose sessions are known by name in pg_stat_activity.
+
+    Args:
+        url: of the database.
+        connect: more for its connections, as libpq names it.
+        options: more for the engine, as `create_engine` has them.
+    """
     return create_engine(
         sqlalchemy_url(url),
         # As many as were needed at once stay open: one or two of a worker, more of the web server's threads.
         pool_size=16,
         max_overflow=4,
-        connect_args={"application_name": "opspipe", "connect_timeout": 10},
+        connect_args={**_CONNECT, **(connect or {})},
         **options,
     )
 
@@ -92,7 +108,9 @@ def read(question: Callable[[psycopg.Connection[Any]], T]) -> T:
     """
     global _reader  # noqa: PLW0603 - see get_engine
     if _reader is None:
-        _reader = make_engine(endpoints().database_url, isolation_level="AUTOCOMMIT")
+        _reader = make_engine(
+            endpoints().database_url, connect=_WATCHED, isolation_level="AUTOCOMMIT", pool_timeout=10
+        )
     with translate_errors():
         try:
             return _ask(_reader, question)
@@ -202,6 +220,8 @@ def translate_errors() -> Iterator[None]:
     """
     try:
         yield
+    except PoolTimeoutError as error:
+        raise TransientError("every connection to the database is in use") from error
     except (DBAPIError, psycopg.Error) as error:
         # COPY speaks to the driver directly, so its errors come without SQLAlchemy's wrapping.
         cause = error.orig if isinstance(error, DBAPIError) else error

@@ -91,8 +91,13 @@ class GrowingFile:
             os.fsync(self._file.fileno())
 
     def touch(self) -> None:
-        """Make it a file that was written just now."""
-        os.utime(self._file.fileno())
+        """Make it a file that was written just now.
+
+        Raises:
+            StorageError: the storage does not take it.
+        """
+        with writing():
+            os.utime(self._file.fileno())
 
     def digest(self) -> str:
         """Give the SHA-256 of all that is there."""
@@ -100,10 +105,15 @@ class GrowingFile:
         return hashlib.file_digest(self._file, "sha256").hexdigest()
 
     def link(self, name: str) -> None:
-        """Give the file a second name in its folder; what has it already is replaced."""
-        target = self._path.with_name(name)
-        target.unlink(missing_ok=True)
-        target.hardlink_to(self._path)
+        """Give the file a second name in its folder; what has it already is replaced.
+
+        Raises:
+            StorageError: the storage does not take it.
+        """
+        with writing():
+            target = self._path.with_name(name)
+            target.unlink(missing_ok=True)
+            target.hardlink_to(self._path)
 
     def __enter__(self) -> Self:
         return self

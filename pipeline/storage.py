@@ -101,16 +101,23 @@ class IncomingFile(ArrivedFile):
         return StoredFile(key, self._size, self._digest.hexdigest())
 
     def open(self) -> BinaryIO:
-        """Open what has come so far for reading from its start."""
-        self._sink.flush()
-        return self._path.open("rb")
+        """Open what has come so far for reading from its start.
+
+        Raises:
+            StorageError: the storage takes no more.
+        """
+        with writing():
+            self._sink.flush()
+            return self._path.open("rb")
 
     def discard(self) -> None:
         """Remove what came so far; of a stored file there is nothing left to remove."""
         # What is still buffered may not fit on a disk that is full.
         with suppress(OSError):
             self._sink.close()
-        self._path.unlink(missing_ok=True)
+        # What cannot be removed now is removed by upkeep, and hides no error that is on its way.
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

@@ -2,10 +2,16 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Generic, TypeVar
+
+from pipeline.errors import TransientError
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+# Longer than it takes to notice that a line is dead (`database.read`).
+_PATIENCE_SECONDS = 15.0
 
 
 class _Batch(Generic[K, V]):
@@ -14,8 +20,10 @@ class _Batch(Generic[K, V]):
     def __init__(self) -> None:
         self.keys: set[K] = set()
         self.is_asked = False
-        self.found: Mapping[K, V] = {}
-        self.error: Exception | None = None
+        self.found: dict[K, V] = {}
+        # By key. Whoever finds neither was left alone, as where the thread that asked was ended.
+        self.errors: dict[K, Exception] = {}
+        self.is_answered = False
 
 
 class Together(Generic[K, V]):
@@ -37,23 +45,42 @@ class Together(Generic[K, V]):
         """Look one up; None where it is not found.
 
         Raises:
-            Exception: the question failed; of all who asked together, each is told.
+            TransientError: the questions before took too long, or this one may be answered later.
+            Exception: the question failed for this key.
         """
         with self._joining:
             batch = self._next
             batch.keys.add(key)
-        with self._asking:
+        if not self._asking.acquire(timeout=_PATIENCE_SECONDS):
+            raise TransientError("the database did not answer in time")
+        try:
             if not batch.is_asked:
                 self._ask_for(batch)
-        if batch.error is not None:
-            raise batch.error
+        finally:
+            self._asking.release()
+        if (error := batch.errors.get(key)) is not None:
+            # Each thread raises one of its own: what is raised collects the frames that it passes.
+            raise copy(error) from error
+        if not batch.is_answered:
+            raise TransientError("the question was not asked to its end")
         return batch.found.get(key)
 
     def _ask_for(self, batch: _Batch[K, V]) -> None:
         with self._joining:
             self._next = _Batch()
             batch.is_asked = True
+        self._ask_some(batch, list(batch.keys))
+        batch.is_answered = True
+
+    def _ask_some(self, batch: _Batch[K, V], keys: Sequence[K]) -> None:
         try:
-            batch.found = self._ask(list(batch.keys))
-        except Exception as error:  # noqa: BLE001 - told to everybody whose question it was
-            batch.error = error
+            batch.found.update(self._ask(keys))
+        except TransientError as error:
+            batch.errors.update(dict.fromkeys(keys, error))
+        except Exception as error:  # noqa: BLE001 - told to who asked for it
+            if len(keys) == 1:
+                batch.errors[keys[0]] = error
+                return
+            # What is wrong with one of them is nobody else's.
+            for key in keys:
+                self._ask_some(batch, [key])

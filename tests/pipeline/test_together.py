@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pipeline.errors import TransientError
 from pipeline.together import Together
 
 
@@ -52,3 +53,43 @@ def test_an_error_is_told_to_everybody_whose_question_it_was() -> None:
         together.find(1)
     slow.error = None
     assert together.find(1) == "1"
+
+
+def test_what_is_wrong_with_one_is_told_to_nobody_else() -> None:
+    asked: list[Sequence[int]] = []
+    first_asked, may_answer = threading.Event(), threading.Event()
+
+    def ask(keys: Sequence[int]) -> Mapping[int, str]:
+        asked.append(sorted(keys))
+        first_asked.set()
+        may_answer.wait(10)
+        if 13 in keys:
+            raise ValueError("no such state")
+        return {key: str(key) for key in keys}
+
+    together = Together(ask)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(together.find, 1)
+        assert first_asked.wait(10)
+        others = {key: pool.submit(together.find, key) for key in (2, 13)}
+        while len(together._next.keys) < 2:
+            pass
+        may_answer.set()
+        assert first.result(10) == "1"
+        assert others[2].result(10) == "2"
+        with pytest.raises(ValueError, match="no such state"):
+            others[13].result(10)
+    assert asked[:2] == [[1], [2, 13]]
+
+
+def test_who_waits_too_long_for_others_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.together._PATIENCE_SECONDS", 0.05)
+    slow = Slow()
+    together = Together(slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(together.find, 1)
+        assert slow.is_asked.wait(10)
+        with pytest.raises(TransientError, match="in time"):
+            together.find(2)
+        slow.may_answer.set()
+        assert first.result(10) == "1"
