@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pipeline.audit import note
-from pipeline.database import driver_connection, one_line
+from pipeline.database import one_line
 from pipeline.errors import InputError, NotFoundError
 from pipeline.ids import new_cuid
 from pipeline.users import create_user, find_user
@@ -115,7 +115,7 @@ def make_token(session: Session, *, email: str, name: str, expires_in: timedelta
         profile_id=user.id,
         name=name,
         sha256=digest(token),
-        # By the database's clock, which `find_bearer` goes by.
+        # By the database's clock, which `find_bearers` goes by.
         expires_at=None if expires_in is None else func.clock_timestamp() + expires_in,
     )
     session.add(made)
@@ -135,13 +135,6 @@ def ensure_first_token(session: Session) -> str | None:
     except NotFoundError:
         create_user(session, FIRST_ADMIN, UserRole.ADMIN)
     return create_token(session, email=FIRST_ADMIN, name="first")
-
-
-def find_bearer(session: Session, token: str) -> Bearer | None:
-    """Find whom a token stands for; None where it is unknown, expired or revoked."""
-    session.flush()
-    wanted = digest(token)
-    return find_bearers(driver_connection(session), [wanted]).get(wanted)
 
 
 def find_bearers(connection: psycopg.Connection[Any], digests: Sequence[str]) -> dict[str, Bearer]:

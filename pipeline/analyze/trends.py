@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, text, update
 from sqlalchemy.orm import Session
 
 from pipeline.ai import (
@@ -102,11 +102,6 @@ def analyze_trends(project_id: str, record_type: RecordType) -> TrendsReport:
             provider=provider.name,
         )
     return report
-
-
-def read_trends_kept(session: Session, project_id: str, record_type: RecordType) -> str | None:
-    """Give the Markdown that was kept last; None where nobody has asked yet."""
-    return session.scalar(select(_COLUMNS[record_type]).where(Project.id == project_id))
 
 
 def _sample(session: Session, project_id: str, record_type: RecordType, size: int) -> _Groups:

@@ -16,8 +16,9 @@ from cli.output import console, errors
 from pipeline.database import transaction
 from pipeline.errors import PipelineError
 from pipeline.sample import write_guidelines_pdf
-from pipeline.tokens import find_bearer, note_use
+from pipeline.tokens import note_use
 from schemas.enums import UserRole
+from tests.bearers import find_bearer
 
 ME = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
 

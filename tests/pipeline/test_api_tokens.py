@@ -12,7 +12,6 @@ from pipeline.errors import InputError, NotFoundError
 from pipeline.tokens import (
     LONGEST_LIFE,
     create_token,
-    find_bearer,
     list_tokens,
     make_token,
     note_use,
@@ -20,6 +19,7 @@ from pipeline.tokens import (
 )
 from pipeline.users import create_user
 from schemas.enums import UserRole
+from tests.bearers import find_bearer
 
 ANN = "ann@example.com"
 DAY = timedelta(days=1)

@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from pipeline.database import get_engine, transaction
 from pipeline.errors import ConflictError, DuplicateError, InputError, NotFoundError
 from pipeline.projects import ensure_project
-from pipeline.tokens import create_token, find_bearer
+from pipeline.tokens import create_token
 from pipeline.users import change_role, create_user, delete_user, find_user, list_users
 from schemas.enums import UserRole
+from tests.bearers import find_bearer
 
 
 def _count(session: Session, table: str) -> int:
